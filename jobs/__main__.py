@@ -1,0 +1,97 @@
+"""python -m jobs VERB --date D: the one command line, for Airflow and for a person at 3 a.m.
+
+Knows the verbs and their order, and what an exit code means; imports only the verb that is asked for.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jobs import config as configuration
+from jobs.errors import BadArgument, TandemError
+
+VERBS = {
+    "simulate": "a world with known answers → warehouse logs",
+    "ingest": "warehouse logs, catalogue → events, items, quarantine",
+    "build_corpora": "events, items → corpora",
+    "embed_items": "items, corpora → item_embeddings",
+    "assign_identifiers": "item_embeddings → item_identifiers",
+    "train": "corpora, item_identifiers → models",
+    "evaluate": "corpora, models → metrics; passes the model, or not",
+    "recommend": "events, items, models → recommendations (staged)",
+    "search": "events, items, models → search_results (staged)",
+    "release": "staged rows → recommendations, search_results, releases",
+    "report": "metrics, checks, releases → one HTML page",
+    "run": "the whole night, from ingest to report",
+    "demo": "simulate a small warehouse, run its nights, show what came out",
+    "rollback": "serve the release before the served one (one row in releases)",
+    "doctor": "what this machine has and lacks",
+}
+DATELESS = {"demo", "doctor"}
+
+EXIT_CODES = "exit codes: 0 done; 64 bad argument or configuration; 65 bad data, refused by a check; 69 a needed input is missing; 75 transient, retry; 70 our bug"
+
+
+def parser() -> argparse.ArgumentParser:
+    flow = "\n".join(f"  {verb:<20}{meaning}" for verb, meaning in VERBS.items())
+    made = argparse.ArgumentParser(
+        prog="python -m jobs", formatter_class=argparse.RawDescriptionHelpFormatter, description=f"verbs, in the order of the flow:\n{flow}", epilog=EXIT_CODES
+    )
+    made.add_argument("verb", metavar="VERB", help="one of the verbs above")
+    made.add_argument("--date", metavar="YYYY-MM-DD", help="the data day, UTC")
+    made.add_argument("--config", metavar="FILE", help="TOML file; else $TANDEM_CONFIG, else the defaults")
+    made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key: section.key=value")
+    made.add_argument("--run-id", metavar="R", help="name of this execution in every row it writes")
+    made.add_argument("--result", metavar="FILE", help="write a small JSON of what was done")
+    made.add_argument("--allow-empty", action="store_true", help="ingest: accept a day without rows")
+    made.add_argument("--install", action="store_true", help="doctor: install what is missing, where this user may")
+    made.error = usage_error  # type: ignore[method-assign]
+    return made
+
+
+def usage_error(message: str) -> None:
+    raise BadArgument(f"{message}; `python -m jobs --help` prints the verbs and options")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Errors go to stderr, progress to stdout."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    if not arguments:
+        parser().print_help()
+        return 0
+    started = time.monotonic()
+    try:
+        options = parser().parse_args(arguments)
+        if options.verb not in VERBS:
+            raise BadArgument(f"verb {options.verb[:40]!r}: expected one of {', '.join(VERBS)}")
+        if options.date is None and options.verb not in DATELESS:
+            raise BadArgument(f"{options.verb} needs --date YYYY-MM-DD, the data day")
+        day = configuration.parse_day(options.date) if options.date else None
+        run_id = configuration.parse_run_id(options.run_id or f"{options.verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}")
+        config = configuration.load(options.config, options.set)
+        flags = {name: True for name in ("allow_empty", "install") if getattr(options, name)}
+        result = importlib.import_module(f"jobs.{options.verb}").run(config, day, run_id, **flags)
+        if options.result:
+            Path(options.result).write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+        logging.getLogger("tandem").info("%s done in %.1f s", options.verb, time.monotonic() - started)
+        return 0
+    except TandemError as error:
+        print(f"tandem: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        print("tandem: this is a bug of tandem or of the machine below it (exit 70)", file=sys.stderr)
+        return 70
+
+
+if __name__ == "__main__":
+    sys.exit(main())

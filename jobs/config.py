@@ -1,0 +1,327 @@
+"""The one configuration: typed, frozen, validated.     Light: no Spark, no torch.
+
+Precedence: defaults < the file (`--config FILE`, else $TANDEM_CONFIG) < `--set section.key=value`. Nothing else.
+The defaults run the simulated warehouse on a laptop. `python -m jobs.config` prints every key with its meaning;
+`examples/tandem.toml` is that text.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from jobs.errors import BadArgument
+
+RECIPES = Literal["bridge"]
+TASKS = Literal["recommend", "search"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def expand(path: object) -> object:
+    """Replace `${NAME}` by the environment's value; an unset name is refused rather than left standing."""
+    if not isinstance(path, str):
+        return path
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ValueError(f"path {path!r} names ${{{name}}}, which is not set in the environment")
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", value, path)
+
+
+PathText = Annotated[str, BeforeValidator(expand)]
+
+
+class Source(Section):
+    path: PathText = Field(description="file, folder, glob or Delta table; {ds} stands for the data day; ${NAME} for the environment")
+    format: Literal["delta", "parquet", "jsonl", "csv", "tsv"] = Field(description="delta, parquet, jsonl, csv or tsv (text may be gzipped)")
+    columns: dict[str, str] = Field(default={}, description="our column = their column; unnamed ones keep our name")
+    timestamp_unit: Literal["s", "ms", "us", "iso"] = Field(default="iso", description="unit of their event time: s, ms, us (since 1970, UTC) or iso text")
+    actions: dict[str, str] = Field(default={}, description="their event type = our action; empty keeps theirs, a type not named is refused per row")
+    default_action: str | None = Field(default=None, description="action of rows where the log has no event-type column")
+
+
+class Lake(Section):
+    root: PathText = Field(default=".tandem/lake", description="folder or URI under which each table is a Delta folder of its name")
+
+
+class Warehouse(Section):
+    interactions: Source = Field(
+        default=Source(path=".tandem/warehouse/interactions/ds={ds}", format="jsonl"),
+        description="the log of the recommendation surface: event_id?, user_id, item_id, event_ts, action?, session_id?, ingested_at?, sequence?",
+    )
+    searches: Source | None = Field(
+        default=Source(path=".tandem/warehouse/searches/ds={ds}", format="jsonl"),
+        description="the log of the search surface: the same columns and query",
+    )
+    catalogue: Source = Field(
+        default=Source(path=".tandem/warehouse/catalogue", format="jsonl"),
+        description="the items: item_id, title, text?, categories?, is_available?",
+    )
+
+
+class Simulate(Section):
+    path: PathText = Field(default=".tandem/warehouse", description="where the simulated logs are written")
+    seed: int = 7
+    users: int = Field(default=1500, ge=10)
+    items: int = Field(default=600, ge=20)
+    clusters: int = Field(default=20, ge=2, description="hidden tastes: a user likes a few, a query means one")
+    days: int = Field(default=30, ge=4, description="days of history before and with the day given")
+    events_per_user: float = Field(default=24.0, gt=1, description="mean recommendation events of a user over all days")
+    search_share: float = Field(default=0.5, ge=0, lt=5, description="search events per recommendation event")
+    noise: float = Field(default=0.1, ge=0, le=1, description="share of events on an item drawn by popularity alone")
+    alignment: float = Field(default=0.75, ge=0, le=1, description="share of items whose search topic equals their taste cluster")
+    bad_share: float = Field(default=0.002, ge=0, le=1, description="share of rows spoilt on purpose")
+    late_share: float = Field(default=0.01, ge=0, le=1, description="share of rows delivered one to five days late")
+
+
+class Ingest(Section):
+    base_day: date | None = Field(
+        default=None, description="history up to this day is loaded at once, into the one partition ds = base_day; later days are incremental"
+    )
+    lookback_days: int = Field(default=3, ge=0, le=60, description="an event may arrive this many days late; its day is then republished")
+    max_quarantine_share: float = Field(default=0.01, ge=0, le=1, description="more bad rows than this share stop the night (exit 65)")
+    warn_quarantine_share: float = Field(default=0.001, ge=0, le=1, description="more than this share is a warning in `checks`")
+    max_query_chars: int = Field(default=256, ge=1)
+    max_id_chars: int = Field(default=128, ge=1)
+    max_text_chars: int = Field(default=4000, ge=1, description="longer item texts are cut, longer titles too")
+    max_events_per_user_day: int = Field(default=1000, ge=1, description="a user with more events in a day is a bot: that day's rows are quarantined")
+    max_volume_change: float = Field(default=0.5, gt=0, description="a day this far from the median of the last 7 is refused (checked from 7 days on)")
+
+
+class Corpora(Section):
+    history_length: int = Field(default=20, ge=1, le=1000, description="actions of history an example keeps, the latest ones")
+    split: Literal["time", "leave_one_out"] = Field(default="time", description="time (nights) or leave_one_out (papers; needs one base day)")
+    valid_days: int = Field(default=1, ge=1, description="days before the test days that choose the model")
+    test_days: int = Field(default=1, ge=1, description="last days, that judge the model")
+    k_core: int = Field(default=0, ge=0, description="keep users and items with at least k training events; 0 keeps all")
+    max_events_per_user: int = Field(default=2000, ge=10, description="only a user's latest events are used, so that no user skews a task")
+
+    def bounds(self, day: date) -> tuple[datetime, datetime]:
+        """The night's time split: training rows lie before the first instant (UTC), test rows from the second on, validation between."""
+        test_from = datetime.combine(day, time.min, UTC) - timedelta(days=self.test_days - 1)
+        return test_from - timedelta(days=self.valid_days), test_from
+
+
+class Embed(Section):
+    text: PathText = Field(default="tfidf", description="tfidf, or the path or hub name of a Hugging Face encoder")
+    text_dim: int = Field(default=64, ge=2, description="dimensions of the tfidf encoder (an encoder of a path has its own)")
+    behaviour_dim: int = Field(default=64, ge=2, description="rank of the ALS item factors")
+    fit_sample: int = Field(default=200_000, ge=100, description="items the tfidf encoder is fitted on, at most")
+    seed: int = 7
+
+
+class Identifiers(Section):
+    scheme: Literal["atomic", "semantic"] = Field(default="atomic", description="one token per item, or several codes per item")
+    quantizer: Literal["residual_kmeans"] = "residual_kmeans"
+    levels: int = Field(default=3, ge=1, le=8, description="code levels before the one that parts colliding items")
+    codes: int = Field(default=256, ge=2, le=65536, description="codes per level")
+    views: tuple[Literal["text", "behaviour"], ...] = Field(default=("text", "behaviour"), description="vectors that are normalised, joined and quantized")
+    retrain: bool = Field(default=False, description="fit the quantizer anew, which renames every item")
+    seed: int = 7
+
+
+class Train(Section):
+    recipe: RECIPES = "bridge"
+    tasks: tuple[TASKS, ...] = Field(default=("recommend", "search"), description="one task alone gives the single-task models of the studies")
+    mixing: Literal["proportional", "balanced"] = Field(default="proportional", description="how the tasks' examples are mixed in an epoch")
+    backbone: PathText = Field(default="tiny", description="tiny, small, base (from scratch), or the path or hub name of a T5 checkpoint")
+    epochs: int = Field(default=20, ge=1)
+    warm_start: bool = Field(default=True, description="start from the newest passed model; false trains from scratch")
+    warm_epochs: int = Field(default=4, ge=1, description="epochs of a warm start")
+    patience: int = Field(default=3, ge=1, description="epochs without a better mean validation NDCG@10 before stopping")
+    batch_size: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    tied: bool = Field(default=True, description="output rows are the input embeddings")
+    text_vocabulary: int = Field(default=8000, ge=300, description="size of the tokenizer trained on the corpora's text")
+    max_query_tokens: int = Field(default=32, ge=2)
+    max_valid_rows: int = Field(default=4000, ge=10, description="validation examples per task and epoch, drawn once")
+    checkpoint_steps: int = Field(default=500, ge=1)
+    seed: int = 7
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto is bf16 on a GPU and fp32 on a CPU")
+    launcher: tuple[str, ...] = Field(
+        default=("{python}", "-m", "model.train", "{spec}"),
+        description="command that trains, e.g. torchrun --nproc-per-node 8 -m model.train {spec}",
+    )
+
+
+class Evaluate(Section):
+    ks: tuple[int, ...] = (1, 5, 10, 20)
+    bootstrap: int = Field(default=200, ge=20, description="resamples of the paired intervals")
+    max_requests: int = Field(default=20_000, ge=10, description="test examples per task, drawn by hash; all when fewer")
+    baselines: tuple[Literal["popularity", "itemknn", "als", "bm25", "bm25_popularity"], ...] = ("popularity", "itemknn", "als", "bm25", "bm25_popularity")
+
+
+class Gate(Section):
+    max_drop: float = Field(default=0.02, ge=0, description="a task's NDCG@10 may fall this far below the served model's")
+    min_coverage_ratio: float = Field(default=0.9, ge=0, description="catalogue coverage against the served model's")
+    beat_popularity: bool = Field(default=True, description="a model worse than popularity on a task is not passed")
+
+
+class Recommend(Section):
+    k: int = Field(default=20, ge=1, le=1000)
+    beams: int = Field(default=20, ge=1, description="beams of semantic identifiers, at least k; atomic ones are exact")
+    exclude_seen: bool = Field(default=True, description="leave out items of the user's history")
+    active_days: int | None = Field(default=None, description="only users seen within these days; none serves every user")
+    users: Source | None = Field(default=None, description="further users to serve (user_id), known or not")
+    batch_size: int = Field(default=512, ge=1)
+
+
+class Search(Section):
+    k: int = Field(default=20, ge=1, le=1000)
+    beams: int = Field(default=20, ge=1)
+    lookback_days: int = Field(default=7, ge=1, description="queries of these days are answered")
+    min_users: int = Field(default=2, ge=1, description="queries of fewer distinct users are not published to others")
+    queries: Source | None = Field(default=None, description="further queries to answer (query), whatever their count")
+    personalised: bool = Field(default=False, description="also one answer per user and query of the lookback days")
+    batch_size: int = Field(default=512, ge=1)
+
+
+class Release(Section):
+    max_volume_change: float = Field(default=0.5, gt=0, description="requests answered against the median of last week's releases")
+    max_changed_share: float = Field(default=0.95, ge=0, le=1, description="share of requests whose first item differs from the served one")
+
+
+class SparkSettings(Section):
+    master: str | None = Field(default=None, description="none is local[*], or what spark-submit says")
+    driver_memory: str = "2g"
+    shuffle_partitions: int | None = Field(default=None, description="none is twice the local cores")
+    conf: dict[str, str] = Field(default={}, description="further Spark settings, e.g. of an object store")
+
+
+class Config(Section):
+    lake: Lake = Lake()
+    warehouse: Warehouse = Warehouse()
+    simulate: Simulate = Simulate()
+    ingest: Ingest = Ingest()
+    corpora: Corpora = Corpora()
+    embed: Embed = Embed()
+    identifiers: Identifiers = Identifiers()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    recommend: Recommend = Recommend()
+    search: Search = Search()
+    release: Release = Release()
+    spark: SparkSettings = SparkSettings()
+
+    def hash(self, *sections: str) -> str:
+        """Sixteen hex digits that change exactly when one of the sections does (all of them when none is named)."""
+        values = self.model_dump(mode="json", include=set(sections) or None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read defaults < file < overrides (`section.key=value`, the value as TOML or bare text).
+
+    Raises BadArgument naming the key, the value found, what is allowed, and the file or `--set` that holds it.
+    """
+    path = path or os.environ.get("TANDEM_CONFIG")
+    values: dict[str, Any] = {}
+    if path:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadArgument(f"configuration file {path!r} cannot be read: {error.strerror}; give --config FILE or set TANDEM_CONFIG") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadArgument(f"configuration file {path!r} is not valid TOML: {error}") from error
+    origin = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        keys = name.strip().split(".")
+        if not equals or len(keys) < 2:
+            raise BadArgument(f"--set {override!r}: expected section.key=value, e.g. --set train.epochs=3")
+        node = values
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise BadArgument(f"--set {override!r}: {key!r} is a value, not a section")
+        node[keys[-1]] = parse_value(text)
+        origin[tuple(keys)] = f"--set {override}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise BadArgument("\n".join(explain(detail, values, origin, path) for detail in error.errors())) from error
+
+
+def parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def explain(detail: Any, values: dict[str, Any], origin: dict[tuple[str, ...], str], path: str | None) -> str:
+    """One error line: the key, what was found, what is allowed, where it was set."""
+    location = tuple(str(part) for part in detail["loc"])
+    where = next((text for keys, text in origin.items() if location[: len(keys)] == keys[: len(location)]), path or "defaults")
+    if detail["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in location[:-1]:
+            field = getattr(section, "model_fields", {}).get(part)
+            section = field.annotation if field else None
+        allowed = ", ".join(getattr(section, "model_fields", {})) or "no further keys"
+        return f"unknown key {'.'.join(location)!r}: allowed are {allowed} ({where})"
+    return f"{'.'.join(location)} = {detail['input']!r}: {detail['msg']} ({where})"
+
+
+def parse_day(text: str) -> date:
+    """An ISO day, and nothing that merely begins like one."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        raise BadArgument(f"--date {text[:40]!r}: expected a day as YYYY-MM-DD, e.g. 2026-11-19")
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise BadArgument(f"--date {text!r}: {error}; expected a day as YYYY-MM-DD") from error
+
+
+def parse_run_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}", text):
+        raise BadArgument(f"--run-id {text[:40]!r}: expected letters, digits and _.:+- (at most 200, none leading)")
+    return text
+
+
+def reference() -> str:
+    """Every key with its default and meaning, as a TOML file that loads."""
+    lines = ["# Every key of tandem's configuration, with its default. Made by `python -m jobs.config`; a test keeps it so."]
+
+    def table(name: str, section: BaseModel) -> None:
+        lines.extend(["", f"[{name}]"])
+        nested = []
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            note = f"  # {field.description}" if field.description else ""
+            if isinstance(value, BaseModel):
+                nested.append((f"{name}.{key}", value))
+            elif value is None:
+                lines.append(f"# {key} ={note or '  # none'}")
+            else:
+                dumped = json.dumps(section.model_dump(mode="json")[key], ensure_ascii=False)
+                lines.append(f"{key} = {dumped}{note}")
+        for nested_name, nested_value in nested:
+            table(nested_name, nested_value)
+
+    config = Config()
+    for name in type(config).model_fields:
+        table(name, getattr(config, name))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,40 @@
+"""Which model: the day's candidate, and the newest passed one.     Reads and writes models (one row per model_version)."""
+
+from datetime import date
+
+from delta import DeltaTable
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.config import Config
+from jobs.spark import conform, create, exists, path_of, read
+from jobs.tables import MODELS
+
+
+def save(spark: SparkSession, config: Config, row: DataFrame) -> None:
+    """Add the model, or replace the row of the same model_version."""
+    create(spark, config, MODELS)
+    target = DeltaTable.forPath(spark, path_of(config, MODELS)).alias("old")
+    merge = target.merge(conform(MODELS, row).alias("new"), "old.model_version = new.model_version")
+    merge.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+
+
+def set_status(spark: SparkSession, config: Config, model_version: str, status: str) -> None:
+    """trained → passed or failed."""
+    table = DeltaTable.forPath(spark, path_of(config, MODELS))
+    table.update(F.col("model_version") == F.lit(model_version), {"status": F.lit(status)})
+
+
+def candidate(spark: SparkSession, config: Config, day: date) -> Row | None:
+    """The model trained for the day, whatever its status."""
+    if not exists(spark, config, MODELS):
+        return None
+    return read(spark, config, MODELS).where(F.col("ds") == F.lit(day)).orderBy(F.desc("trained_at")).first()
+
+
+def champion(spark: SparkSession, config: Config, day: date, other_than: str | None = None) -> Row | None:
+    """The newest passed model of a day up to this one: what recommend and search use, and what a candidate is held against."""
+    if not exists(spark, config, MODELS):
+        return None
+    passed = read(spark, config, MODELS, until=day).where((F.col("status") == "passed") & (F.col("model_version") != F.lit(other_than or "")))
+    return passed.orderBy(F.desc("ds"), F.desc("trained_at")).first()

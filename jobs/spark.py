@@ -1,0 +1,245 @@
+"""The one SparkSession, and the only ways in and out of the lake: read, replace, append.
+
+Reads and writes every table of `tables.py`, as Delta folders below `lake.root`. Knows no verb.
+
+`replace` is the only writer of a day. It refuses a frame that breaks the table's promise before anything is written, leaves the
+day as it is when the content is the same, and otherwise commits once: Delta's `replaceWhere` on the declared partition.
+"""
+
+import glob
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any
+
+from delta import DeltaTable, configure_spark_with_delta_pip
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.utils import AnalysisException
+
+from jobs.config import Config
+from jobs.errors import BadArgument, BadData, MissingInput, Transient
+from jobs.tables import TABLES, Table
+
+CODE_VERSION = distribution_version("tandem")
+
+
+def session(config: Config) -> SparkSession:
+    """The running session, or a new one: embedded unless `spark.master` or spark-submit says otherwise."""
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        return running
+    # Workers must run this interpreter: another Python on the path gives PYTHON_VERSION_MISMATCH.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    cores = os.cpu_count() or 1
+    builder = (
+        SparkSession.builder.appName("tandem")
+        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.driver.memory", config.spark.driver_memory)
+        .config("spark.driver.extraJavaOptions", "-Duser.timezone=UTC -XX:+UseSerialGC -Dlog4j2.level=ERROR")
+        .config("spark.sql.shuffle.partitions", config.spark.shuffle_partitions or 2 * cores)
+        .config("spark.databricks.delta.snapshotPartitions", 2)  # the default runs 50 tasks per snapshot read
+        .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", 2)
+        .config("spark.sql.files.openCostInBytes", 512 * 1024)  # many small day partitions: pack them into few tasks
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", 1024)
+        .config("spark.sql.execution.pyspark.udf.faulthandler.enabled", "true")
+        .config("spark.sql.execution.pyspark.udf.idleTimeoutSeconds", 1800)
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+    )
+    if config.spark.master or "SPARK_SUBMIT_OPTS" not in os.environ:
+        builder = builder.master(config.spark.master or "local[*]")
+    if (config.spark.master or "local").startswith("local"):
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+    for key, value in config.spark.conf.items():
+        builder = builder.config(key, value)
+    jars = delta_jars()
+    builder = builder.config("spark.jars", ",".join(jars)) if jars else configure_spark_with_delta_pip(builder)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def delta_jars() -> list[str]:
+    """The Delta jars that an earlier session fetched: naming them skips Ivy (5 s, and a race when two sessions start)."""
+    version = distribution_version("delta-spark")
+    for cache in (".ivy2.5.2", ".ivy2"):
+        found = sorted(glob.glob(str(Path.home() / cache / "jars" / f"io.delta_delta-*{version}.jar")))
+        antlr = glob.glob(str(Path.home() / cache / "jars" / "org.antlr_antlr4-runtime-*.jar"))
+        if len(found) >= 2:
+            return found + antlr
+    return []
+
+
+def path_of(config: Config, table: Table) -> str:
+    return f"{config.lake.root.rstrip('/')}/{table.name}"
+
+
+def exists(spark: SparkSession, config: Config, table: Table) -> bool:
+    return DeltaTable.isDeltaTable(spark, path_of(config, table))
+
+
+def current_version(spark: SparkSession, config: Config, table: Table) -> int | None:
+    """The table's latest Delta version; None where it does not exist."""
+    if not exists(spark, config, table):
+        return None
+    return int(DeltaTable.forPath(spark, path_of(config, table)).history(1).first()["version"])
+
+
+def versions(spark: SparkSession, config: Config, tables: Iterable[Table]) -> dict[str, int]:
+    """Table → latest Delta version, of those that exist."""
+    found = {table.name: current_version(spark, config, table) for table in tables}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def read(spark: SparkSession, config: Config, table: Table, *, at: date | None = None, until: date | None = None, version: int | None = None) -> DataFrame:
+    """The table, or its day `at`, or its days `until` (inclusive), at the latest or a given Delta version.
+
+    Raises MissingInput where the table, or the day asked for by `at`, is not there.
+    """
+    if not exists(spark, config, table):
+        raise MissingInput(f"table {table.name} not found at {path_of(config, table)} (lake.root); it is written by: {table.written_by}")
+    reader = spark.read.format("delta")
+    if version is not None:
+        reader = reader.option("versionAsOf", version)
+    frame = reader.load(path_of(config, table))
+    if until is not None:
+        frame = frame.where(F.col("ds") <= F.lit(until))
+    if at is not None:
+        frame = frame.where(F.col("ds") == F.lit(at))
+        if frame.isEmpty():
+            raise MissingInput(f"table {table.name} has no rows for {at} (at {path_of(config, table)}); run first, for that day: {table.written_by}")
+    return frame
+
+
+def create(spark: SparkSession, config: Config, table: Table) -> None:
+    """Make the empty table with its comments and constraints; nothing where it exists with the declared columns."""
+    path = path_of(config, table)
+    if DeltaTable.isDeltaTable(spark, path):
+        found = {f.name: f.dataType.simpleString() for f in spark.read.format("delta").load(path).schema}
+        declared = {f.name: f.dataType.simpleString() for f in schema(table)}
+        if found != declared:
+            wrong = sorted(name for name in found.keys() | declared.keys() if found.get(name) != declared.get(name))
+            told = "; ".join(f"{name}: expected {declared.get(name, 'no such column')}, found {found.get(name, 'no such column')}" for name in wrong)
+            raise BadData(f"table {table.name} at {path} has another schema than declared: {told}")
+        return
+    builder = DeltaTable.createIfNotExists(spark).location(path).comment(f"One row per {table.grain}. Written by {table.written_by}.")
+    for column, declared_field in zip(table.columns, schema(table), strict=True):
+        builder = builder.addColumn(column.name, declared_field.dataType, nullable=not column.required, comment=column.comment)
+    if table.partition:
+        builder = builder.partitionedBy(*table.partition)
+    builder = builder.property("delta.enableDeletionVectors", "false").property("delta.deletedFileRetentionDuration", "interval 30 days")
+    builder.execute()
+    for name, condition in table.checks.items():
+        spark.sql(f"ALTER TABLE delta.`{path}` ADD CONSTRAINT {table.name}_{name} CHECK ({condition})")
+
+
+def schema(table: Table) -> T.StructType:
+    parsed = T.StructType.fromDDL(", ".join(f"{c.name} {c.type}" for c in table.columns))
+    return T.StructType([T.StructField(f.name, f.dataType, not c.required) for f, c in zip(parsed, table.columns, strict=True)])
+
+
+def conform(table: Table, frame: DataFrame) -> DataFrame:
+    """The frame with the table's columns in their order, or BadData naming each column that is missing, extra or of another type."""
+    found = {f.name: f.dataType.simpleString() for f in frame.schema}
+    declared = {f.name: f.dataType.simpleString() for f in schema(table)}
+    wrong = [f"{name}: expected {kind}, found {found.get(name, 'no such column')}" for name, kind in declared.items() if found.get(name) != kind]
+    wrong += [f"{name}: expected no such column, found {found[name]}" for name in found if name not in declared]
+    if wrong:
+        raise BadData(f"table {table.name} refuses the frame: " + "; ".join(wrong))
+    return frame.select(*table.names)
+
+
+def replace(
+    spark: SparkSession,
+    config: Config,
+    table: Table,
+    day: date,
+    frame: DataFrame,
+    run_id: str,
+    *,
+    allow_empty: bool = False,
+    details: Mapping[str, Any] | None = None,
+    **partition: str,
+) -> dict[str, int]:
+    """Make the frame the whole content of one day (and of further partition columns, where named) of the table.
+
+    Returns {"rows": rows of the day, "written": rows committed, 0 where the content was already there}.
+    Raises BadData: another schema, rows of another day, a null or a failed check (named), or no rows. The table is then as it was.
+    Raises Transient: another writer changed the same day meanwhile.
+    """
+    where = {"ds": day.isoformat()} | partition
+    for name, value in where.items():
+        if name not in table.partition or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,200}", value):
+            raise BadArgument(f"partition {name} = {value!r} of table {table.name}: expected a column of {table.partition} and letters, digits or _.:-")
+    condition = " AND ".join(f"{name} = '{value}'" for name, value in where.items())
+    frame = conform(table, frame).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        new = audit(table, frame, condition)
+        if new["rows"] == 0 and not allow_empty:
+            raise BadData(f"EMPTY_INPUT: no rows for {table.name} where {condition}; the day is left as it is (--allow-empty to empty it)")
+        create(spark, config, table)
+        path = path_of(config, table)
+        old = audit(table, spark.read.format("delta").load(path).where(condition), condition)
+        if (old["rows"], old["content"]) == (new["rows"], new["content"]):
+            return {"rows": new["rows"], "written": 0}
+        metadata = {"run_id": run_id, "table": table.name, **where, "config_hash": config.hash(), "code_version": CODE_VERSION, **(details or {})}
+        writer = frame.write.format("delta").mode("overwrite").option("replaceWhere", condition)
+        commit(writer.option("userMetadata", json.dumps(metadata)), path)
+        return {"rows": new["rows"], "written": new["rows"]}
+    finally:
+        frame.unpersist()
+
+
+def audit(table: Table, frame: DataFrame, condition: str) -> dict[str, int]:
+    """Rows and content hash of the frame, in one pass; BadData names the first broken promise and how many rows break it."""
+    rules = {f"{c.name} is not null": f"{c.name} IS NOT NULL" for c in table.columns if c.required}
+    rules |= {f"{name}: {rule}": f"({rule})" for name, rule in table.checks.items()}
+    rules[f"partition: {condition}"] = f"({condition})"
+    stable = [F.col(name) for name in table.names if name not in table.volatile]
+    # A sum of row hashes does not depend on the order of rows; wrapped to 18 digits so that ANSI mode never overflows.
+    content = F.sum((F.xxhash64(*stable) % 1_000_000_007).cast("decimal(38,0)"))
+    broken = [F.count_if(~F.coalesce(F.expr(rule), F.lit(False))).alias(f"rule{i}") for i, rule in enumerate(rules.values())]
+    row = frame.agg(F.count("*").alias("rows"), content.alias("content"), *broken).first()
+    for i, name in enumerate(rules):
+        if row[f"rule{i}"]:
+            raise BadData(f"table {table.name} refuses {row[f'rule{i}']} of {row['rows']} rows: the promise `{name}` is broken")
+    return {"rows": row["rows"], "content": int(row["content"] or 0)}
+
+
+def append(spark: SparkSession, config: Config, table: Table, frame: DataFrame, run_id: str) -> None:
+    """Add rows to a table that only grows (releases)."""
+    create(spark, config, table)
+    frame = conform(table, frame)
+    commit(frame.write.format("delta").mode("append").option("userMetadata", json.dumps({"run_id": run_id, "table": table.name})), path_of(config, table))
+
+
+def commit(writer: Any, path: str) -> None:
+    try:
+        writer.save(path)
+    except Exception as error:  # the conflict classes differ between py4j and Connect: their name is what is stable
+        if re.search(r"Concurrent\w+Exception|DELTA_CONCURRENT|MetadataChangedException|ProtocolChangedException", str(error)):
+            raise Transient(f"another writer changed {path} at the same time; nothing of this run was written; retry") from error
+        raise
+
+
+def register(spark: SparkSession, config: Config) -> list[str]:
+    """Temporary views of every table by its name, for SQL; returns their names."""
+    names = []
+    for table in TABLES.values():
+        try:
+            read(spark, config, table).createOrReplaceTempView(table.name)
+            names.append(table.name)
+        except (MissingInput, AnalysisException):
+            continue
+    return names

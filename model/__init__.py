@@ -1,0 +1,1 @@
+"""How it is done in theory: torch; knows neither Spark nor Airflow."""
