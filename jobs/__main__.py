@@ -36,7 +36,9 @@ VERBS = {
 }
 DATELESS = {"demo", "doctor"}
 
-EXIT_CODES = "exit codes: 0 done; 64 bad argument or configuration; 65 bad data, refused by a check; 69 a needed input is missing; 75 transient, retry; 70 our bug"
+EXIT_CODES = (
+    "exit codes: 0 done; 64 bad argument or configuration; 65 bad data, refused by a check; 69 a needed input is missing; 75 transient, retry; 70 our bug"
+)
 
 
 def parser() -> argparse.ArgumentParser:

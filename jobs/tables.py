@@ -316,8 +316,16 @@ def describe() -> str:
         if table.name.startswith("staged_"):
             continue
         partition = f" Partitioned by {', '.join(table.partition)}." if table.partition else ""
-        lines += [f"**`{table.name}`**: one row per {table.grain}. Written by {table.written_by}.{partition}", "", "| column | type | meaning |", "|---|---|---|"]
-        lines += [f"| `{c.name}` | {c.type}{'' if c.required else ' (may be null)'} | {c.comment} |".replace("ARRAY<" + ACTION + ">", "ARRAY<action>") for c in table.columns]
+        lines += [
+            f"**`{table.name}`**: one row per {table.grain}. Written by {table.written_by}.{partition}",
+            "",
+            "| column | type | meaning |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| `{c.name}` | {c.type}{'' if c.required else ' (may be null)'} | {c.comment} |".replace("ARRAY<" + ACTION + ">", "ARRAY<action>")
+            for c in table.columns
+        ]
         lines.append("")
     lines.append(f"`action` is `{ACTION}`.")
     return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""One Spark session for all tests; a lake of its own for each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.config import Config, load
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["pyspark.sql.SparkSession"]:  # noqa: F821
+    from jobs.spark import session
+
+    root = tmp_path_factory.mktemp("spark")
+    settings = {
+        "spark.sql.warehouse.dir": str(root / "warehouse"),
+        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    }
+    config = load(None, [f"lake.root={root}", "spark.shuffle_partitions=2", "spark.master=local[2]"])
+    running = session(config.model_copy(update={"spark": config.spark.model_copy(update={"conf": settings})}))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load(None, [f"lake.root={tmp_path / 'lake'}", f"simulate.path={tmp_path / 'warehouse'}", "spark.shuffle_partitions=2", "spark.master=local[2]"])
