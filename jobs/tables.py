@@ -275,7 +275,7 @@ RELEASES = Table(
         Column("ds", "DATE", "the day that is served"),
         RUN_ID,
         Column("model_version", "STRING", "model of the served rows"),
-        Column("status", "STRING", "released or rollback; the row with the latest released_at is what is served"),
+        Column("status", "STRING", "released, rollback, or backfilled (an older day, not served); the latest released or rolled-back row is served"),
         Column("output_versions", "STRING", "JSON: published table → Delta version that holds the day's rows"),
         Column("input_versions", "STRING", "JSON: input table → Delta version"),
         Column("counts", "STRING", "JSON: published table → rows, requests"),
@@ -284,7 +284,7 @@ RELEASES = Table(
         Column("released_at", "TIMESTAMP", "when it took effect"),
     ),
     ("released_at",),
-    {"status": "status IN ('released', 'rollback')"},
+    {"status": "status IN ('released', 'rollback', 'backfilled')"},
     partition=(),
 )
 

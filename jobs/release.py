@@ -1,0 +1,219 @@
+"""Audit the staged day, publish it, and only then say that it is served: write, audit, publish.
+
+Reads staged_recommendations, staged_search_results, items, models, releases. Writes checks (step release), recommendations,
+search_results, and last of all one row of releases. Knows not how the rows were made.
+
+Delta has no transaction over two tables. So readers go through `latest`: the newest row of releases names the Delta version of each
+published table, and between the two publishes, or after a kill there, they still see the old release whole. A refused audit leaves
+the published tables untouched. A night without search results publishes an empty day of them, and its counts say so.
+
+Status: a day older than the served one is `backfilled`: published for analysts, never served. Any other is `released`, and served.
+"""
+
+import json
+import logging
+import math
+import statistics
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+
+from delta import DeltaTable
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.checks import Check, record
+from jobs.config import Config
+from jobs.errors import MissingInput
+from jobs.spark import CODE_VERSION, append, current_version, exists, path_of, read, replace, schema, session, versions
+from jobs.tables import (
+    CORPORA,
+    EVENTS,
+    ITEM_EMBEDDINGS,
+    ITEM_IDENTIFIERS,
+    ITEMS,
+    MODELS,
+    RECOMMENDATIONS,
+    RELEASES,
+    SEARCH_RESULTS,
+    STAGED_RECOMMENDATIONS,
+    STAGED_SEARCH_RESULTS,
+    Table,
+)
+
+INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS)
+PUBLISHED = {RECOMMENDATIONS.name: (RECOMMENDATIONS, STAGED_RECOMMENDATIONS), SEARCH_RESULTS.name: (SEARCH_RESULTS, STAGED_SEARCH_RESULTS)}
+WEEK = 7  # releases that the volume is held against
+MIN_RELEASES = 3  # a median of fewer is told, not judged
+MIN_REQUESTS = 20  # a share of fewer requests is noise: told, not judged
+
+log = logging.getLogger("tandem")
+
+
+def run(config: Config, day: date, run_id: str) -> dict:
+    """Release the day. Returns {"status", "rows": {table: rows}, "written": rows committed}.
+
+    Raises BadData (a failed check; nothing is published), MissingInput (nothing staged), Transient (another run released the same day).
+    """
+    spark = session(config)
+    pinned = versions(spark, config, INPUTS)
+    before = served(spark, config)
+    staged = {name: staged_rows(spark, config, name, day, pinned) for name in PUBLISHED}
+    items = read(spark, config, ITEMS, at=day, version=pinned.get(ITEMS.name))
+    found = {}
+    for name, frame in staged.items():
+        old = latest(spark, config, PUBLISHED[name][0]) if before else frame.limit(0)
+        found[name] = measure(frame, items, old).first().asDict()  # one row of counts
+        log.info("release: %s: %d rows answer %d requests", name, found[name]["rows"], found[name]["requests"])
+    checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(spark, config, name, day))]
+    record(spark, config, "release", day, checks + judge_model(spark, config, found), run_id)
+
+    published = {name: publish(spark, config, PUBLISHED[name][0], day, frame, run_id) for name, frame in staged.items()}
+    written = sum(rows for rows, _ in published.values())
+    outputs = {name: version for name, (_, version) in published.items()}
+    counts = {name: {"rows": f["rows"], "requests": f["requests"]} for name, f in found.items()}
+    status = "backfilled" if before and day < before.ds else "released"
+    last = newest(spark, config, F.col("ds") == F.lit(day))
+    known = last is not None and json.loads(last.output_versions) == outputs
+    if not (written == 0 and known and (status == "backfilled" or last.released_at == before.released_at)):
+        model_version = next(f["model"] for f in found.values() if f["rows"])
+        point(spark, config, (day, run_id, model_version, status, outputs, pinned, counts, config.hash(), CODE_VERSION), run_id)
+    return {"status": status, "rows": {name: count["rows"] for name, count in counts.items()}, "written": written}
+
+
+def staged_rows(spark: SparkSession, config: Config, name: str, day: date, pinned: Mapping[str, int]) -> DataFrame:
+    """The day's staged rows of a published table. Recommendations must be there where the model is trained to make them; a night
+    may have no query that enough users asked, so search results need not be, unless they are all there is."""
+    published, staged = PUBLISHED[name]
+    if (published is RECOMMENDATIONS) == ("recommend" in config.train.tasks):
+        return read(spark, config, staged, at=day, version=pinned.get(staged.name))
+    if staged.name not in pinned:
+        return spark.createDataFrame([], schema(staged))
+    return read(spark, config, staged, version=pinned[staged.name]).where(F.col("ds") == F.lit(day))
+
+
+def request_of(frame: DataFrame) -> list[str]:
+    """The columns that name a request: the user, or the query and (null: everyone) the user."""
+    return [name for name in ("query", "user_id") if name in frame.columns]
+
+
+def wide(frame: DataFrame) -> DataFrame:
+    """One row per request: ds, the request's columns, items: array<struct<rank, item_id, score>>, best first."""
+    return frame.groupBy("ds", *request_of(frame)).agg(F.sort_array(F.collect_list(F.struct("rank", "item_id", "score"))).alias("items"))
+
+
+def measure(staged: DataFrame, items: DataFrame, old: DataFrame) -> DataFrame:
+    """Everything the audit asks about a day's staged rows, in one row and one pass: a join with the catalogue, a group per request."""
+    request = request_of(staged)
+    key = F.col(request[0])  # of search results the query: their user may be null
+    known = items.where("is_available").select("item_id", F.lit(True).alias("known"))
+    ranked = F.sort_array(F.collect_list(F.struct("rank", "item_id", "score")))
+    requests = (
+        staged.join(known, "item_id", "left")
+        .groupBy(*request)
+        .agg(
+            ranked.alias("ranked"),
+            F.count_if(key.isNull() | F.col("rank").isNull() | F.col("item_id").isNull()).alias("null_keys"),
+            F.count_if(F.col("known").isNull()).alias("unknown_items"),
+            F.count_if(F.coalesce(F.isnan("score") | (F.abs("score") == math.inf), F.lit(True))).alias("bad_scores"),
+            F.count_if(F.col("source") != "model").alias("fallback"),
+            F.min("model_version").alias("model"),
+            F.max("model_version").alias("other_model"),
+        )
+    )
+    first = old.where("rank = 1").select(F.col("item_id").alias("old_first"), *[F.col(name).alias(f"old_{name}") for name in request])
+    same = F.lit(True)
+    for name in request:
+        same = same & F.col(name).eqNullSafe(F.col(f"old_{name}"))
+    scores = F.col("ranked.score")
+    return requests.join(first, same, "left").agg(
+        F.count("*").alias("requests"),
+        *[F.coalesce(F.sum(c), F.lit(0)).alias(c) for c in ("null_keys", "unknown_items", "bad_scores", "fallback")],
+        F.coalesce(F.sum(F.size("ranked")), F.lit(0)).alias("rows"),
+        F.coalesce(F.max(F.size("ranked")), F.lit(0)).alias("deepest"),
+        F.count_if(F.col("ranked.rank") != F.sequence(F.lit(1), F.size("ranked"))).alias("rank_gaps"),
+        F.count_if(F.size(F.array_distinct("ranked.item_id")) != F.size("ranked")).alias("repeated_items"),
+        F.count_if(scores != F.sort_array(scores, asc=False)).alias("rising_scores"),
+        F.count("old_first").alias("compared"),
+        F.count_if(F.col("old_first") != F.col("ranked")[0]["item_id"]).alias("changed"),
+        F.min("model").alias("model"),
+        F.max("other_model").alias("other_model"),
+    )
+
+
+def judge(config: Config, table: str, counts: Mapping[str, int], earlier: list[int]) -> list[Check]:
+    """The checks of one table: what measure found, held against what is allowed and against earlier releases' requests."""
+    k = (config.recommend if table == RECOMMENDATIONS.name else config.search).k
+    names = ("null_keys", "rank_gaps", "repeated_items", "unknown_items", "bad_scores", "rising_scores")
+    checks = [Check(name, "fail", float(counts[name]), 0.0, counts[name] == 0) for name in names]
+    checks.append(Check("deepest_rank", "fail", float(counts["deepest"]), float(k), counts["deepest"] <= k))
+    checks.append(Check("fallback_share", "info", counts["fallback"] / max(counts["rows"], 1), None, True))
+    median = statistics.median(earlier) if earlier else 0.0
+    change = abs(counts["requests"] / median - 1) if median else None
+    judged = len(earlier) >= MIN_RELEASES and median >= MIN_REQUESTS
+    checks.append(limit("volume_change", change, config.release.max_volume_change, judged))
+    share = counts["changed"] / counts["compared"] if counts["compared"] else None
+    checks.append(limit("changed_share", share, config.release.max_changed_share, counts["compared"] >= MIN_REQUESTS))
+    return [Check(f"{table}.{c.name}", c.severity, c.value, c.threshold, c.passed) for c in checks]
+
+
+def limit(name: str, value: float | None, allowed: float, judged: bool) -> Check:
+    return Check(name, "fail" if judged else "info", value, allowed, not judged or value is None or value <= allowed)
+
+
+def judge_model(spark: SparkSession, config: Config, found: Mapping[str, Mapping]) -> list[Check]:
+    """One model made every staged row of both tables, and it passed the gate."""
+    names = {counts[name] for counts in found.values() for name in ("model", "other_model")} - {None}
+    passed = read(spark, config, MODELS).where(F.col("model_version").isin(*names) & (F.col("status") == "passed")).count()
+    return [
+        Check("model_versions", "fail", float(len(names)), 1.0, len(names) == 1),
+        Check("models_not_passed", "fail", float(len(names) - passed), 0.0, passed == len(names)),
+    ]
+
+
+def earlier(spark: SparkSession, config: Config, table: str, day: date) -> list[int]:
+    """Requests answered in the last releases of days before this one: at most WEEK numbers."""
+    if not exists(spark, config, RELEASES):
+        return []
+    before = read(spark, config, RELEASES).where((F.col("ds") < F.lit(day)) & (F.col("status") != "rollback"))
+    last = before.groupBy("ds").agg(F.max_by("counts", "released_at").alias("counts")).orderBy(F.desc("ds")).limit(WEEK).collect()
+    return [json.loads(row.counts)[table]["requests"] for row in last]
+
+
+def publish(spark: SparkSession, config: Config, table: Table, day: date, frame: DataFrame, run_id: str) -> tuple[int, int]:
+    """Make the frame the table's day; returns (rows committed, the Delta version that holds them)."""
+    written = replace(spark, config, table, day, frame, run_id, allow_empty=True)["written"]
+    if written:
+        # Another run may have committed since: the release must name this run's own commit, not the newest one.
+        told = DeltaTable.forPath(spark, path_of(config, table)).history(100)
+        mine = told.where((F.get_json_object("userMetadata", "$.run_id") == run_id) & (F.get_json_object("userMetadata", "$.ds") == day.isoformat()))
+        return written, mine.agg(F.max("version")).first()[0]
+    return 0, current_version(spark, config, table)
+
+
+def point(spark: SparkSession, config: Config, values: tuple, run_id: str) -> None:
+    """Append one row to releases. Its released_at is now, or just after the newest row's where this machine's clock is behind."""
+    last = newest(spark, config, F.lit(True))
+    now = datetime.now(UTC)
+    if last is not None:
+        now = max(now, last.released_at.astimezone(UTC) + timedelta(microseconds=1))
+    row = tuple(json.dumps(value, sort_keys=True) if isinstance(value, dict) else value for value in values)
+    append(spark, config, RELEASES, spark.createDataFrame([(*row, now)], schema(RELEASES)), run_id)
+
+
+def newest(spark: SparkSession, config: Config, condition) -> Row | None:
+    if not exists(spark, config, RELEASES):
+        return None
+    return read(spark, config, RELEASES).where(condition).orderBy(F.desc("released_at")).first()
+
+
+def served(spark: SparkSession, config: Config) -> Row | None:
+    """The row of releases that is served now; None before the first release."""
+    return newest(spark, config, F.col("status") != "backfilled")
+
+
+def latest(spark: SparkSession, config: Config, table: Table) -> DataFrame:
+    """The served release's rows of recommendations or search_results: the day at the Delta version that the release names."""
+    release = served(spark, config)
+    if release is None:
+        raise MissingInput(f"nothing was released below {config.lake.root} (lake.root); run first: python -m jobs release --date D")
+    return read(spark, config, table, version=json.loads(release.output_versions)[table.name]).where(F.col("ds") == F.lit(release.ds))

@@ -1,0 +1,228 @@
+"""Write, audit, publish: what is served is always one whole, audited release."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from jobs import release, rollback
+from jobs.config import load
+from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
+from jobs.spark import append, current_version, read, replace, schema
+from jobs.tables import CHECKS, ITEMS, MODELS, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS
+
+D1 = date(2026, 11, 17)
+D2, D3 = D1 + timedelta(days=1), D1 + timedelta(days=2)
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def recommendation(day, user, rank, item, score=None, source="model", model="m1"):
+    return (day, user, rank, item, -float(rank) if score is None else score, source, model, "r", NOW)
+
+
+def result(day, query, user, rank, item):
+    return (day, query, user, rank, item, -float(rank), "model", "m1", "r", NOW)
+
+
+def stage(spark, config, day, answers, queries=None):
+    """Stage lists of items per user, and per query."""
+    items = [(f"i{i}", f"Item {i}", f"item {i}", ["all"], i != 9, day) for i in range(10)]
+    replace(spark, config, ITEMS, day, spark.createDataFrame(items, schema(ITEMS)), "r")
+    rows = [recommendation(day, user, rank, item) for user, ranked in answers.items() for rank, item in enumerate(ranked, 1)]
+    replace(spark, config, STAGED_RECOMMENDATIONS, day, spark.createDataFrame(rows, schema(STAGED_RECOMMENDATIONS)), "r")
+    if queries:
+        rows = [result(day, query, None, rank, item) for query, ranked in queries.items() for rank, item in enumerate(ranked, 1)]
+        replace(spark, config, STAGED_SEARCH_RESULTS, day, spark.createDataFrame(rows, schema(STAGED_SEARCH_RESULTS)), "r")
+
+
+def add_model(spark, config, version="m1", status="passed"):
+    row = (version, "bridge", "artifacts/m1", "h", "{}", "h", "{}", "0", None, "[]", status, "r", NOW, D1)
+    append(spark, config, MODELS, spark.createDataFrame([row], schema(MODELS)), "r")
+
+
+def served_items(spark, config):
+    """What a reader sees: {user or query: items in rank order} of both tables."""
+    return {
+        row[release.request_of(frame)[0]]: [item["item_id"] for item in row["items"]]
+        for table in (RECOMMENDATIONS, SEARCH_RESULTS)
+        for frame in [release.wide(release.latest(spark, config, table))]
+        for row in frame.collect()
+    }
+
+
+def test_measure_counts_each_fault_where_it_is(spark, config):
+    rows = [
+        *[recommendation(D1, "good", rank, f"i{rank}") for rank in (1, 2, 3)],
+        *[recommendation(D1, "gap", rank, f"i{rank}") for rank in (1, 3)],
+        *[recommendation(D1, "from_two", rank, f"i{rank}") for rank in (2, 3)],
+        *[recommendation(D1, "same_rank", 1, item, -1.0) for item in ("i1", "i2")],
+        *[recommendation(D1, "same_item", rank, "i1") for rank in (1, 2)],
+        recommendation(D1, "unknown", 1, "nowhere"),
+        recommendation(D1, "withdrawn", 1, "i9"),
+        recommendation(D1, "nan", 1, "i1", math.nan),
+        recommendation(D1, "infinite", 1, "i1", -math.inf),
+        recommendation(D1, "rising", 1, "i1", -2.0),
+        recommendation(D1, "rising", 2, "i2", -1.0, "popular"),
+        recommendation(D1, None, 1, "i1"),
+        recommendation(D1, "other_model", 1, "i1", model="m2"),
+    ]
+    old = [recommendation(D1, "good", 1, "i1"), recommendation(D1, "gap", 1, "i7"), recommendation(D1, "gap", 2, "i1"), recommendation(D1, "gone", 1, "i1")]
+    kind = "ds DATE, user_id STRING, rank INT, item_id STRING, score DOUBLE, source STRING, model_version STRING, run_id STRING, generated_at TIMESTAMP"
+    items = spark.createDataFrame([(f"i{i}", i != 9) for i in range(10)], "item_id STRING, is_available BOOLEAN")
+    found = release.measure(spark.createDataFrame(rows, kind), items, spark.createDataFrame(old, kind)).first().asDict()
+    assert found == {
+        "requests": 12, "rows": 19, "deepest": 3, "null_keys": 1, "rank_gaps": 3, "repeated_items": 1, "unknown_items": 2,
+        "bad_scores": 2, "rising_scores": 1, "fallback": 1, "compared": 2, "changed": 1, "model": "m1", "other_model": "m2",
+    }  # fmt: skip
+    failed = {c.name.removeprefix("recommendations.") for c in release.judge(config, "recommendations", found, []) if not c.passed}
+    assert failed == {"null_keys", "rank_gaps", "repeated_items", "unknown_items", "bad_scores", "rising_scores"}
+
+
+def test_measure_of_search_parts_everyone_from_a_user(spark):
+    rows = [result(D1, "q", None, 1, "i1"), result(D1, "q", "u", 1, "i2"), result(D1, "q", "u", 2, "i1")]
+    old = [result(D1, "q", None, 1, "i1"), result(D1, "q", "u", 1, "i3")]
+    items = spark.createDataFrame([("i1", True), ("i2", True)], "item_id STRING, is_available BOOLEAN")
+    kind = schema(SEARCH_RESULTS)
+    found = release.measure(spark.createDataFrame(rows, kind), items, spark.createDataFrame(old, kind)).first().asDict()
+    assert (found["requests"], found["rows"], found["compared"], found["changed"], found["null_keys"], found["rank_gaps"]) == (2, 3, 2, 1, 0, 0)
+    none = release.measure(spark.createDataFrame([], kind), items, spark.createDataFrame(old, kind)).first().asDict()
+    assert (none["requests"], none["rows"], none["deepest"], none["rank_gaps"], none["model"]) == (0, 0, 0, 0, None)
+
+
+GOOD = {"null_keys": 0, "rank_gaps": 0, "repeated_items": 0, "unknown_items": 0, "bad_scores": 0, "rising_scores": 0, "deepest": 20, "fallback": 0, "rows": 800}
+
+
+@pytest.mark.parametrize(
+    ("counts", "earlier", "failed"),
+    [
+        ({"requests": 40}, [40, 41, 39], set()),
+        ({"requests": 61}, [40, 41, 39], {"volume_change"}),
+        ({"requests": 19}, [40, 41, 39], {"volume_change"}),
+        ({"requests": 0}, [40, 41, 39], {"volume_change"}),
+        ({"requests": 0}, [40, 41], set()),  # too few releases to judge by
+        ({"requests": 9}, [4, 4, 4], set()),  # too few requests to judge by
+        ({"requests": 0}, [0, 0, 0], set()),
+        ({"requests": 40, "compared": 40, "changed": 38}, [], set()),
+        ({"requests": 40, "compared": 40, "changed": 39}, [], {"changed_share"}),
+        ({"requests": 40, "compared": 5, "changed": 5}, [], set()),
+        ({"requests": 40, "deepest": 21}, [], {"deepest_rank"}),
+    ],
+)
+def test_judge(config, counts, earlier, failed):
+    checks = release.judge(config, "search_results", GOOD | {"compared": 0, "changed": 0} | counts, earlier)
+    assert {c.name.removeprefix("search_results.") for c in checks if not c.passed} == failed
+
+
+def test_life_of_a_lake(spark, tmp_path):
+    """Release, rerun, kill, refusal, rerelease, rollback, backfill: in one lake, as nights would go."""
+    config = load(None, [f"lake.root={tmp_path}", "spark.master=local[2]"])
+    with pytest.raises(MissingInput, match="nothing was released"):
+        release.latest(spark, config, RECOMMENDATIONS)
+    add_model(spark, config)
+    first = {"u1": ["i1", "i2"], "u2": ["i3"]}
+    stage(spark, config, D1, first, {"red shoe": ["i4", "i5"]})
+    done = release.run(config, D1, "night1")
+    assert done == {"status": "released", "rows": {"recommendations": 3, "search_results": 2}, "written": 5}
+    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
+
+    # R10: the same again commits nothing anywhere.
+    before = {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)}
+    assert release.run(config, D1, "night1-again")["written"] == 0
+    assert {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)} == before
+
+    # R13: killed between the two publishes, readers still see the first release; a rerun completes. No query was answered.
+    second = {"u1": ["i5"], "u2": ["i6"], "u3": ["i7"]}
+    stage(spark, config, D2, second)
+    release.publish(spark, config, RECOMMENDATIONS, D2, read(spark, config, STAGED_RECOMMENDATIONS, at=D2), "killed")
+    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
+    assert release.run(config, D2, "night2")["rows"] == {"recommendations": 3, "search_results": 0}
+    assert served_items(spark, config) == second
+
+    # A refused audit publishes nothing, tells why, and the day before is still served.
+    stage(spark, config, D3, {"u1": ["i9"]}, {"red shoe": ["nowhere"]})
+    before = {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)}
+    with pytest.raises(BadData, match=r"recommendations\.unknown_items: found 1\.0, allowed 0\.0; search_results\.unknown_items"):
+        release.run(config, D3, "night3")
+    assert {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)} == before
+    assert read(spark, config, CHECKS, at=D3).where("severity = 'fail' AND NOT passed").count() == 2
+    assert served_items(spark, config) == second
+
+    # The same day released anew, then left: the rows before come back exactly, by their Delta version; then the day before; then no more.
+    stage(spark, config, D2, {"u1": ["i8"], "u2": ["i6"]})
+    release.run(config, D2, "night2-mended")
+    assert served_items(spark, config) == {"u1": ["i8"], "u2": ["i6"]}
+    with pytest.raises(BadArgument, match="served release is of 2026-11-18"):
+        rollback.run(config, D1, "wrong")
+    assert rollback.run(config, D2, "back") == {"left": "2026-11-18", "served": "2026-11-18", "run_id": "night2"}
+    assert served_items(spark, config) == second
+    assert rollback.run(config, D2, "back2")["run_id"] == "night1"
+    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
+    with pytest.raises(MissingInput, match="oldest"):
+        rollback.run(config, D1, "back3")
+
+    # Releasing a day again serves it; an older day is then published, but not served.
+    assert release.run(config, D2, "night2-again")["status"] == "released"
+    stage(spark, config, D1, {"u1": ["i2"]}, {"red shoe": ["i5"]})
+    assert release.run(config, D1, "backfill")["status"] == "backfilled"
+    assert served_items(spark, config) == {"u1": ["i8"], "u2": ["i6"]}
+    assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 1
+    assert release.run(config, D1, "backfill-again")["written"] == 0
+    statuses = [(row.run_id, row.status) for row in read(spark, config, RELEASES).orderBy("released_at").collect()]
+    assert statuses == [
+        ("night1", "released"), ("night2", "released"), ("night2-mended", "released"), ("night2", "rollback"),
+        ("night1", "rollback"), ("night2-again", "released"), ("backfill", "backfilled"),
+    ]  # fmt: skip
+    assert release.earlier(spark, config, "recommendations", D3) == [2, 1]
+
+
+def test_a_model_that_did_not_pass_is_not_released(spark, config):
+    add_model(spark, config, status="failed")
+    stage(spark, config, D1, {"u1": ["i1"]})
+    with pytest.raises(BadData, match="models_not_passed"):
+        release.run(config, D1, "night")
+    with pytest.raises(MissingInput, match="staged_recommendations has no rows for 2026-11-19"):
+        replace(spark, config, ITEMS, D3, read(spark, config, ITEMS, at=D1).selectExpr("* EXCEPT (ds)", f"DATE'{D3}' AS ds"), "r")
+        release.run(config, D3, "night")
+    assert release.served(spark, config) is None
+
+
+def test_two_runs_of_one_day_serve_one_answer(spark, config):
+    """R14: a loser is Transient and a no-op on retry; where both win, both wrote the same rows."""
+    add_model(spark, config)
+    answers = {f"u{i}": ["i1", "i2"] for i in range(5)}
+    stage(spark, config, D1, answers, {"shoe": ["i3"]})
+
+    def attempt(name):
+        try:
+            return release.run(config, D1, name)["status"]
+        except TandemError as error:
+            return type(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(attempt, ("a", "b")))
+    assert "released" in outcomes and set(outcomes) <= {"released", Transient}
+    assert served_items(spark, config) == answers | {"shoe": ["i3"]}
+    for name, outcome in zip("ab", outcomes, strict=True):
+        if outcome is Transient:
+            assert release.run(config, D1, f"{name}-retry")["written"] == 0
+    assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 10
+    for row in read(spark, config, RELEASES).collect():
+        assert read(spark, config, RECOMMENDATIONS, at=D1, version=json.loads(row.output_versions)["recommendations"]).count() == 10
+
+
+def test_rollback_refuses_rows_that_were_vacuumed(spark, config):
+    add_model(spark, config)
+    stage(spark, config, D1, {"u1": ["i1"]})
+    release.run(config, D1, "night1")
+    stage(spark, config, D1, {"u1": ["i2"]})
+    release.run(config, D1, "night1-mended")
+    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    try:
+        spark.sql(f"VACUUM delta.`{config.lake.root}/recommendations` RETAIN 0 HOURS")
+    finally:
+        spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
+    with pytest.raises(MissingInput, match="cannot be read any more"):
+        rollback.run(config, D1, "back")
+    assert served_items(spark, config) == {"u1": ["i2"]}
