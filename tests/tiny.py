@@ -1,0 +1,40 @@
+"""A model small enough to make in a second: random weights, real files. What it answers means nothing; that it keeps its promises does."""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.config import Config
+
+
+def artifact(folder: Path, item_ids: list[str], texts: list[str], tasks: tuple[str, ...] = ("recommend", "search"), seed: int = 0) -> str:
+    """Save an untrained model of the items, as the trainer would; returns the folder."""
+    import torch
+
+    from model.artifact import save, weights_of
+    from model.unified import from_sizes
+    from model.vocabulary import Vocabulary, train_tokenizer
+
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(texts, 300)
+    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), np.arange(len(item_ids), dtype=np.int32)[:, None])
+    model = from_sizes("tiny", vocabulary.text_size, vocabulary.level_sizes, 0.0, True)
+    t5 = {key: value for key, value in model.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
+    config = {"t5": t5, "recipe": "bridge", "tasks": list(tasks), "history_length": 20, "max_query_tokens": 16, "history_in_search": 0.0}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    save(folder, weights_of(model), vocabulary, item_ids, config, [], {"model_version": folder.name})
+    return str(folder)
+
+
+def register(spark: Any, config: Config, version: str, day: date, status: str = "trained") -> None:
+    """A row of models for the artifact `version` of the lake."""
+    from jobs.registry import save
+    from jobs.spark import schema
+    from jobs.tables import MODELS
+
+    when = datetime.combine(day, datetime.min.time(), UTC)
+    values = ["bridge", f"artifacts/{version}", "hash", "{}", "hash", json.dumps(config.model_dump(mode="json")), "0", None, "[]", status, "r", when, day]
+    save(spark, config, spark.createDataFrame([(version, *values)], schema(MODELS)))
