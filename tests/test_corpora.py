@@ -5,7 +5,7 @@ from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
@@ -82,7 +82,7 @@ def utc_driver(monkeypatch):
 user_log = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["recommendation", "search"]), st.integers(0, 6), st.integers(0, 1)), min_size=1, max_size=16)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.generate,))  # shrinking would take Spark minutes
 @given(
     logs=st.lists(user_log, min_size=25, max_size=25),
     length=st.integers(1, 6),

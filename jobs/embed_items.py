@@ -1,0 +1,159 @@
+"""Give every catalogue item two vectors: of its text, and of what users did with it.
+
+Reads items, corpora. Writes item_embeddings (the day), and artifacts/encoders/HASH below the lake's root.
+
+The text encoder is frozen: fitted on the first night's catalogue, or named by path, it serves all later nights, so that an item keeps its vector
+while its text stays. `encoder` names it by its content. It is fitted anew when `identifiers.retrain` is set or when its settings change.
+
+The behaviour vectors are ALS item factors of the training rows alone. They are new every night, and the factors of two nights have no axes in
+common: compare them within a day only.
+
+Does not know: identifiers, models.
+"""
+
+import hashlib
+import logging
+import re
+from datetime import date
+from pathlib import Path
+
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.build_corpora import with_split
+from jobs.config import Config, Embed
+from jobs.errors import BadArgument, MissingInput
+from jobs.spark import exists, read, replace, session
+from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
+from model import encoders
+from udfs.embed import embed
+
+log = logging.getLogger("tandem")
+
+FIT_CHARS = 1000  # of a text, when fitting: fit_sample texts then stay below 200 MB on the driver
+ALS_SETTINGS = {"maxIter": 10, "regParam": 0.05, "alpha": 10.0}  # implicit feedback: confidence 1 + alpha · count (Hu, Koren, Volinsky 2008)
+ROW_BITS = 33  # of monotonically_increasing_id; the bits above them are the partition
+
+
+def text_view(items: DataFrame, folder: Path, name: str) -> DataFrame:
+    """(item_id, view, vector, encoder): the vector of each item's text."""
+    # Small catalogues lie in one file: without this a single worker would encode them all.
+    spread = items.select("item_id", "text").repartition(items.sparkSession.sparkContext.defaultParallelism, "item_id")
+    return spread.select("item_id", F.lit("text").alias("view"), embed(str(folder))("text").alias("vector"), F.lit(name).alias("encoder"))
+
+
+def behaviour_view(items: DataFrame, train: DataFrame, settings: Embed) -> DataFrame:
+    """(item_id, view, vector, encoder): ALS item factors over `train` (user_id, target_item_id) of unit length, zeros for an item nobody acted on."""
+    name = f"als-{settings.behaviour_dim}"
+    nothing = F.array_repeat(F.lit(0.0).cast("float"), settings.behaviour_dim)
+    factors = item_factors(train, settings).select("item_id", unit(F.col("features")).alias("vector"))
+    vector = F.coalesce("vector", nothing).alias("vector")
+    return items.select("item_id").join(factors, "item_id", "left").select("item_id", F.lit("behaviour").alias("view"), vector, F.lit(name).alias("encoder"))
+
+
+def item_factors(train: DataFrame, settings: Embed) -> DataFrame:
+    """(item_id, features): float vectors of the implicit matrix factorisation of the counts; no rows where `train` has none."""
+    if train.isEmpty():
+        return train.select(F.col("target_item_id").alias("item_id"), F.array(F.lit(0.0).cast("float")).alias("features"))
+    counts = train.groupBy("user_id", F.col("target_item_id").alias("item_id")).agg(F.count("*").cast("float").alias("n"))
+    users = numbered(counts.select("user_id").distinct(), "user_id").withColumnRenamed("number", "user")
+    items = numbered(counts.select("item_id").distinct(), "item_id").withColumnRenamed("number", "item")
+    # Sums of floats depend on their order: the same rows in the same order give the same factors.
+    ratings = counts.join(users, "user_id").join(items, "item_id").select("user", "item", "n").repartition("user").sortWithinPartitions("user", "item")
+    als = ALS(rank=settings.behaviour_dim, seed=settings.seed, implicitPrefs=True, userCol="user", itemCol="item", ratingCol="n", **ALS_SETTINGS)
+    blocks = train.sparkSession.sparkContext.defaultParallelism
+    model = als.setNumUserBlocks(blocks).setNumItemBlocks(blocks).fit(ratings)
+    return model.itemFactors.join(items, F.col("id") == F.col("item")).select("item_id", "features")
+
+
+def unit(vector: Column) -> Column:
+    length = F.sqrt(F.aggregate(vector, F.lit(0.0), lambda total, x: total + x.cast("double") * x))
+    return F.transform(vector, lambda x: F.coalesce(F.try_divide(x.cast("double"), length), F.lit(0.0)).cast("float"))
+
+
+def numbered(frame: DataFrame, key: str, start: int = 0) -> DataFrame:
+    """The frame and `number` (INT): its rows counted from `start` in the order of a unique key, by no window over all of them."""
+    # Checkpointed, since range partitions are cut by sampling: computed twice, they could be cut in two ways.
+    placed = frame.repartitionByRange(key).sortWithinPartitions(key).withColumn("place", F.monotonically_increasing_id()).localCheckpoint()
+    partition = F.shiftright("place", ROW_BITS).cast("int")
+    sizes = {row.partition: row.n for row in placed.groupBy(partition.alias("partition")).agg(F.count("*").alias("n")).collect()}  # a row per partition
+    offsets, total = [], start
+    for index in range(max(sizes, default=-1) + 1):
+        offsets.append(total)
+        total += sizes.get(index, 0)
+    row = F.col("place") - F.shiftleft(partition.cast("bigint"), ROW_BITS)
+    number = F.array(*map(F.lit, offsets or [start])).getItem(partition) + row
+    return placed.withColumn("number", number.cast("int")).drop("place")
+
+
+def newest(frame: DataFrame, day: date) -> DataFrame | None:
+    """The rows of the frame's newest day before `day`, else of `day` itself; None where there is neither."""
+    found = frame.where(F.col("ds") <= F.lit(day)).agg(F.max(F.when(F.col("ds") < F.lit(day), F.col("ds"))).alias("before"), F.max("ds").alias("any")).first()
+    chosen = found["before"] or found["any"]
+    return None if chosen is None else frame.where(F.col("ds") == F.lit(chosen))
+
+
+def artifact_folder(config: Config, kind: str, name: str) -> Path:
+    """Where an artifact lies, as an absolute path: the workers' working directory is not ours. Local file systems only."""
+    root = config.lake.root.removeprefix("file://")
+    if "://" in root:
+        raise BadArgument(f"lake.root = {config.lake.root!r}: {kind} are kept on a local or mounted file system only; expected a path")
+    return Path(root).resolve() / "artifacts" / kind / name
+
+
+def text_encoder(spark: SparkSession, config: Config, day: date, items: DataFrame) -> tuple[str, Path]:
+    """(name, folder) of the encoder: the configured path's, or the frozen tfidf one, or one fitted now."""
+    settings = config.embed
+    if settings.text != "tfidf":
+        return pretrained(settings.text)
+    if not config.identifiers.retrain and exists(spark, config, ITEM_EMBEDDINGS):
+        frozen = newest(read(spark, config, ITEM_EMBEDDINGS).where((F.col("view") == "text") & F.col("encoder").startswith("tfidf-")), day)
+        if frozen is not None:
+            name = frozen.first()["encoder"]
+            folder = artifact_folder(config, "encoders", name)
+            if not folder.is_dir():
+                raise MissingInput(f"text encoder {name} of the earlier nights not found at {folder}; restore it, or set identifiers.retrain = true")
+            if encoders.load(folder).settings == {"text_dim": settings.text_dim, "seed": settings.seed}:
+                return name, folder
+    # At most embed.fit_sample texts, cut: bounded whatever the catalogue.
+    sample = items.select("item_id", F.substring("text", 1, FIT_CHARS).alias("text")).orderBy(F.xxhash64("item_id"), "item_id").limit(settings.fit_sample)
+    encoder = encoders.fit_tfidf(sample.toPandas().sort_values("item_id")["text"].tolist(), settings.text_dim, settings.seed)
+    name = f"tfidf-{encoder.version}"
+    folder = artifact_folder(config, "encoders", name)
+    encoder.save(folder)
+    log.info("text encoder %s fitted", name)
+    return name, folder
+
+
+def pretrained(name: str) -> tuple[str, Path]:
+    """(name by content, folder) of a Hugging Face encoder: a local folder, or one that the hub gives."""
+    folder = Path(name)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        except Exception as error:
+            raise MissingInput(
+                f"embed.text = {name!r}: no such folder, and the hub did not give it ({type(error).__name__}); expected tfidf or a path"
+            ) from error
+    if not list(folder.glob("*.safetensors")):
+        raise BadArgument(f"embed.text = {name!r}: {folder} holds no *.safetensors; pickled weights are not loaded")
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '_', Path(name).name)}-{digest.hexdigest()[:16]}", folder.resolve()
+
+
+def run(config: Config, day: date, run_id: str) -> dict:
+    spark = session(config)
+    items = read(spark, config, ITEMS, at=day)
+    corpora = with_split(read(spark, config, CORPORA, until=day), config.corpora, day)
+    name, folder = text_encoder(spark, config, day, items)
+    behaviour = behaviour_view(items, corpora.where(F.col("split") == "train"), config.embed)
+    vectors = text_view(items, folder, name).unionByName(behaviour).withColumn("ds", F.lit(day))
+    done = replace(spark, config, ITEM_EMBEDDINGS, day, vectors, run_id)
+    log.info("item embeddings %s: %d vectors, text by %s", day, done["rows"], name)
+    return {"rows": {"item_embeddings": done["rows"]}, "written": {"item_embeddings": done["written"]}, "text_encoder": name}

@@ -1,0 +1,161 @@
+"""Text encoders: text → vector of unit length, or zeros for a text without a known word.
+
+Two kinds, one interface (`encode`): TF-IDF with truncated SVD, fitted here (scikit-learn) and applied with numpy and scipy alone; and a
+Hugging Face encoder read from a folder (mean of the last hidden states). Both are frozen once they exist: the same text gives the same vector.
+
+On disk an encoder is a folder of safetensors and JSON; nothing is ever unpickled. Knows no table, no Spark, no item.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+WORD = re.compile(r"\w\w+")
+MAX_WORDS = 50_000
+MAX_TOKENS = 256
+BATCH = 64
+
+
+def words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+@dataclass(frozen=True)
+class TfidfEncoder:
+    """Words weighted by (1 + ln tf) · idf, unit length, times the first right singular vectors of the texts it was fitted on."""
+
+    vocabulary: dict[str, int]
+    idf: np.ndarray  # float32 [words]
+    components: np.ndarray  # float32 [words, dim]; columns of zeros where the texts have a lower rank
+    settings: dict  # what it was fitted with
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, dim]; each row depends on its own text only."""
+        from scipy.sparse import csr_matrix
+
+        rows, columns, weights = [], [], []
+        for row, text in enumerate(texts):
+            counts = Counter(self.vocabulary[word] for word in words(text) if word in self.vocabulary)
+            rows += [row] * len(counts)
+            columns += counts.keys()
+            weights += counts.values()
+        found = np.asarray(columns, dtype=np.int64)
+        tfidf = (1 + np.log(np.asarray(weights, dtype=np.float64))) * self.idf[found]
+        return unit(csr_matrix((tfidf, (rows, found)), shape=(len(texts), len(self.idf))) @ self.components)
+
+    @property
+    def version(self) -> str:
+        """Names the content: two encoders of one version give the same vectors."""
+        return content_hash(*self.parts())
+
+    def save(self, folder: Path) -> None:
+        write_folder(folder, *self.parts())
+
+    def parts(self) -> tuple[dict[str, np.ndarray], dict]:
+        ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
+        return {"idf": self.idf, "components": self.components}, {"settings": self.settings, "vocabulary": ordered}
+
+
+def fit_tfidf(texts: Sequence[str], dim: int, seed: int) -> TfidfEncoder:
+    """Fit on a sample of texts; the order of texts does not matter to the meaning, but does to the last bits."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    settings = {"text_dim": dim, "seed": seed}
+    if not any(map(words, texts)):
+        return TfidfEncoder({}, np.zeros(0, np.float32), np.zeros((0, dim), np.float32), settings)
+    vectorizer = TfidfVectorizer(tokenizer=words, token_pattern=None, lowercase=False, sublinear_tf=True, max_features=MAX_WORDS)
+    weights = vectorizer.fit_transform(texts)
+    components = np.zeros((weights.shape[1], dim), dtype=np.float32)
+    rank = min(dim, *weights.shape)
+    components[:, :rank] = TruncatedSVD(rank, random_state=seed).fit(weights).components_.T
+    vocabulary = {word: int(column) for word, column in vectorizer.vocabulary_.items()}
+    return TfidfEncoder(vocabulary, vectorizer.idf_.astype(np.float32), components, settings)
+
+
+class TextTransformer:
+    """A Hugging Face encoder: the mean of the last hidden states, unit length. The encoder half of an encoder-decoder."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        torch.set_num_threads(1)  # Spark runs one worker per core already
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self.model = (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
+        self.max_tokens = min(MAX_TOKENS, self.tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", MAX_TOKENS))
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, hidden size]."""
+        import torch
+
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            batch = self.tokenizer(
+                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt", return_token_type_ids=False
+            )
+            with torch.inference_mode():
+                states = self.model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)  # [n, tokens, 1]
+            parts.append(((states * mask).sum(1) / mask.sum(1).clamp(min=1)).numpy())
+        vectors = unit(np.concatenate(parts)) if parts else np.zeros((0, self.model.config.hidden_size), np.float32)
+        vectors[[not text.strip() for text in texts]] = 0  # special tokens alone mean nothing
+        return vectors
+
+
+def load(folder: str | Path) -> TfidfEncoder | TextTransformer:
+    """The encoder of a folder: one that `save` wrote, or a Hugging Face model."""
+    folder = Path(folder)
+    if not (folder / "tandem.json").exists():
+        return TextTransformer(folder)
+    arrays, about = read_folder(folder)
+    return TfidfEncoder({word: column for column, word in enumerate(about["vocabulary"])}, arrays["idf"], arrays["components"], about["settings"])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of unit length as float32; rows of zeros stay zeros."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+def content_hash(arrays: dict[str, np.ndarray], about: dict) -> str:
+    """Sixteen hex digits of what `write_folder` would write."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_folder(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
+    """Write arrays and JSON as one folder that appears whole or not at all; one that is there already stays."""
+    from safetensors.numpy import save_file
+
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "tensors.safetensors")
+    (partial / "tandem.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+    try:
+        partial.rename(folder)
+    except OSError:  # another run was first with the same content
+        if not folder.exists():
+            raise
+        shutil.rmtree(partial)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "tensors.safetensors"), json.loads((folder / "tandem.json").read_text(encoding="utf-8"))

@@ -1,0 +1,164 @@
+"""Names of items: unique, never taken away, never given twice."""
+
+import random
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import assign_identifiers as job
+from jobs.embed_items import artifact_folder, numbered
+from jobs.errors import BadArgument, BadData, MissingInput
+from jobs.spark import append, exists, read, schema
+from jobs.tables import CHECKS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS
+from model import identifiers
+
+DAY = date(2026, 11, 20)
+NAMED = "item_id STRING, codes ARRAY<INT>"
+
+
+def test_residual_kmeans_finds_the_hierarchy(tmp_path):
+    # 4 far clusters of 4 near ones: level 1 is the far cluster, level 2 parts the near ones.
+    far, near = np.array([[0, 0], [90, 0], [0, 90], [90, 90]]), np.array([[0, 0], [7, 0], [0, 7], [7, 7]])
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, 4, 10, 2))
+    vectors = (far[:, None, None] + near[None, :, None] + noise).reshape(-1, 2).astype(np.float32)
+    quantizer = identifiers.fit(vectors, levels=2, codes=4, seed=3)
+    codes = identifiers.encode(quantizer, vectors)
+    assert codes.dtype == np.int32 and codes.shape == (160, 2)
+    groups = {tuple(code) for code in codes.reshape(16, 10, 2)[:, 0]}
+    assert len(groups) == 16 and all((group == group[0]).all() for group in codes.reshape(16, 10, 2))
+    assert all(len(set(cluster[:, 0])) == 1 for cluster in codes.reshape(4, 40, 2))
+
+    again = identifiers.fit(vectors, levels=2, codes=4, seed=3)
+    assert again.version == quantizer.version != identifiers.fit(vectors, levels=2, codes=4, seed=3, fitted_on="later").version
+    identifiers.save(quantizer, tmp_path / "quantizer")
+    loaded = identifiers.load(tmp_path / "quantizer")
+    assert loaded.version == quantizer.version and np.array_equal(identifiers.encode(loaded, vectors), codes)
+    with pytest.raises(ValueError, match=r"expected \[n, 2\]"):
+        identifiers.encode(quantizer, np.zeros((1, 3), np.float32))
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 40), dim=st.integers(1, 6), levels=st.integers(1, 3), codes=st.integers(2, 9), seed=st.integers(0, 99), zeros=st.booleans())
+def test_any_vectors_get_codes_in_range_and_alone_the_same_as_together(n, dim, levels, codes, seed, zeros):
+    vectors = np.zeros((n, dim), np.float32) if zeros else np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    quantizer = identifiers.fit(vectors, levels, codes, seed)
+    assert quantizer.codebooks.shape == (levels, max(1, min(codes, n // 2)), dim) and np.isfinite(quantizer.codebooks).all()
+    together = identifiers.encode(quantizer, vectors)
+    assert together.min() >= 0 and together.max() < quantizer.codebooks.shape[1]
+    assert np.array_equal(np.concatenate([identifiers.encode(quantizer, vector[None]) for vector in vectors]), together)
+
+
+def test_numbered_counts_in_order_over_any_partitions(spark):
+    keys = [f"{n:05d}" for n in range(3000)]
+    shuffled = keys[:]
+    random.Random(1).shuffle(shuffled)
+    frame = spark.createDataFrame([(key,) for key in shuffled], "item_id STRING").repartition(7)
+    found = {r.item_id: r.number for r in numbered(frame, "item_id", start=5).collect()}
+    assert found == {key: 5 + n for n, key in enumerate(keys)}
+    assert numbered(frame.limit(0), "item_id", start=5).count() == 0
+
+
+def collected(frame):
+    return {r.item_id: tuple(r.codes) for r in frame.collect()}
+
+
+def test_atomic_is_append_only_however_items_come_and_go(spark):
+    randomly = random.Random(4)
+    catalogues = [sorted(randomly.sample(range(60), randomly.randint(5, 40))) for _ in range(4)] + [[]]
+    before, known = None, {}
+    for catalogue in catalogues:
+        items = [(f"i{n:02d}",) for n in catalogue]
+        randomly.shuffle(items)
+        named = collected(job.atomic(spark.createDataFrame(items, "item_id STRING"), before))
+        new = sorted(item for (item,) in items if item not in known)
+        assert named == known | {item: (len(known) + n,) for n, item in enumerate(new)}
+        known, before = named, spark.createDataFrame(list(named.items()), NAMED).repartition(3)
+    assert sorted(code for (code,) in known.values()) == list(range(len(known)))
+
+
+def test_semantic_last_codes_are_the_next_free_ones(spark):
+    coded = spark.createDataFrame([("b", [1, 2]), ("a", [1, 2]), ("c", [1, 3])], "item_id STRING, levels ARRAY<INT>")
+    first = {"a": (1, 2, 0), "b": (1, 2, 1), "c": (1, 3, 0)}
+    assert collected(job.semantic(coded, None)) == first
+    # "a" left long ago and its name stays taken; "A" sorts before everything and moves nothing.
+    later = spark.createDataFrame([("d", [1, 2]), ("A", [1, 2]), ("e", [7, 7])], "item_id STRING, levels ARRAY<INT>")
+    before = spark.createDataFrame(list(first.items()), NAMED)
+    assert collected(job.semantic(later, before)) == first | {"A": (1, 2, 2), "d": (1, 2, 3), "e": (7, 7, 0)}
+
+
+def embedded(spark, config, day, numbers, encoder="tfidf-1"):
+    """Vectors of items: text by number mod 5 (so that many collide), behaviour for the first 40 only."""
+    rows = []
+    for n in numbers:
+        text, behaviour = np.eye(5)[n % 5], np.eye(3)[n % 3] if n < 40 else np.zeros(3)
+        rows += [(f"i{n:03d}", "text", text.tolist(), encoder, day), (f"i{n:03d}", "behaviour", behaviour.tolist(), "als-3", day)]
+    append(spark, config, ITEM_EMBEDDINGS, spark.createDataFrame(rows, schema(ITEM_EMBEDDINGS)), "test")
+
+
+def of_day(spark, config, day, scheme):
+    rows = read(spark, config, ITEM_IDENTIFIERS, at=day).where(f"scheme = '{scheme}'").collect()
+    return {r.item_id: tuple(r.codes) for r in rows}, {r.version for r in rows}
+
+
+def chosen(config, **values):
+    return config.model_copy(update={"identifiers": config.identifiers.model_copy(update=values)})
+
+
+def test_nights_keep_names_under_both_schemes(spark, config):
+    semantic = chosen(config, scheme="semantic", levels=2, codes=8)
+    days = [DAY + timedelta(days=n) for n in range(2)]
+    embedded(spark, config, days[0], range(0, 50))
+    embedded(spark, config, days[1], range(10, 60))
+    for scheme, setting in (("atomic", config), ("semantic", semantic)):
+        outcome = [job.run(setting, day, "first") for day in days]
+        (first, version), (second, same) = (of_day(spark, config, day, scheme) for day in days)
+        assert version == same == {outcome[0]["version"]} and len(first) == 50 and len(second) == 60
+        assert first.items() <= second.items() and len(set(second.values())) == 60  # i000 to i009 left, and keep their names
+    assert job.run(config, days[1], "again")["written"] == {"item_identifiers": 0}
+
+    named, _ = of_day(spark, config, days[1], "semantic")
+    level = {item: codes[:-1] for item, codes in named.items()}
+    # Equal vectors, equal levels; of the new items text alone decides, and they fall to an item of the same text.
+    assert level["i000"] == level["i015"] != level["i001"] and level["i050"] == level["i055"]
+    assert level["i050"][0] in {level[f"i{n:03d}"][0] for n in range(0, 50, 5)}
+    checks = {r.check: r.value for r in read(spark, config, CHECKS, at=days[1]).where("step = 'assign_identifiers'").collect()}
+    sizes = [list(level.values()).count(value) for value in set(level.values())]
+    assert checks["largest_collision"] == max(sizes) and checks["one_item_per_identifier"] == 0
+    assert checks["share_colliding_before_last_code"] == pytest.approx(sum(size for size in sizes if size > 1) / 60)
+    share = np.unique([codes[0] for codes in level.values()], return_counts=True)[1] / 60
+    assert checks["level_1_perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert checks["level_1_share_of_codes_used"] == pytest.approx(len(share) / 8)
+
+    retrained = chosen(semantic, scheme="semantic", retrain=True)
+    job.run(retrained, days[1], "retrained")
+    anew, newer = of_day(spark, config, days[1], "semantic")
+    assert newer != version and len(anew) == len(set(anew.values())) == 50
+    assert job.run(retrained, days[1], "retrained again")["written"] == {"item_identifiers": 0}
+
+
+def test_a_changed_or_lost_quantizer_is_refused(spark, config):
+    semantic = chosen(config, scheme="semantic", levels=1, codes=4)
+    embedded(spark, config, DAY, range(20))
+    version = job.run(semantic, DAY, "first")["version"]
+    with pytest.raises(BadArgument, match=r"codes = 4, found 8.*identifiers\.retrain"):
+        job.run(chosen(semantic, codes=8), DAY, "other codes")
+    embedded(spark, config, DAY + timedelta(days=1), range(20), encoder="tfidf-2")
+    with pytest.raises(BadArgument, match=r"text_encoder = tfidf-1, found tfidf-2"):
+        job.run(semantic, DAY + timedelta(days=1), "other encoder")
+    artifact_folder(config, "quantizers", version).rename(artifact_folder(config, "quantizers", "gone"))
+    with pytest.raises(MissingInput, match=version):
+        job.run(semantic, DAY, "lost")
+    with pytest.raises(BadArgument, match=r"lake\.root"):
+        artifact_folder(config.model_copy(update={"lake": config.lake.model_copy(update={"root": "s3://bucket"})}), "quantizers", version)
+
+
+def test_a_name_given_twice_stops_the_night(spark, config, monkeypatch):
+    embedded(spark, config, DAY, range(4))
+    twice = spark.createDataFrame([("i000", [0]), ("i001", [0])], NAMED)
+    monkeypatch.setattr(job, "atomic", lambda items, before: twice)
+    with pytest.raises(BadData, match="one_item_per_identifier: found 1"):
+        job.run(config, DAY, "test")
+    assert not exists(spark, config, ITEM_IDENTIFIERS)
