@@ -13,9 +13,10 @@ import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from jobs import config as configuration
-from jobs.errors import BadArgument, TandemError
+from jobs.errors import BadArgument, MissingInput, TandemError
 
 VERBS = {
     "simulate": "a world with known answers → warehouse logs",
@@ -35,16 +36,26 @@ VERBS = {
     "doctor": "what this machine has and lacks",
 }
 DATELESS = {"demo", "doctor"}
+FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",)}
 
 EXIT_CODES = (
     "exit codes: 0 done; 64 bad argument or configuration; 65 bad data, refused by a check; 69 a needed input is missing; 75 transient, retry; 70 our bug"
 )
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadArgument(f"{message}; `python -m jobs --help` prints the verbs and options")
+
+
+def parser() -> Parser:
     flow = "\n".join(f"  {verb:<20}{meaning}" for verb, meaning in VERBS.items())
-    made = argparse.ArgumentParser(
-        prog="python -m jobs", formatter_class=argparse.RawDescriptionHelpFormatter, description=f"verbs, in the order of the flow:\n{flow}", epilog=EXIT_CODES
+    made = Parser(
+        prog="python -m jobs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"verbs, in the order of the flow:\n{flow}",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
     )
     made.add_argument("verb", metavar="VERB", help="one of the verbs above")
     made.add_argument("--date", metavar="YYYY-MM-DD", help="the data day, UTC")
@@ -52,14 +63,28 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key: section.key=value")
     made.add_argument("--run-id", metavar="R", help="name of this execution in every row it writes")
     made.add_argument("--result", metavar="FILE", help="write a small JSON of what was done")
-    made.add_argument("--allow-empty", action="store_true", help="ingest: accept a day without rows")
+    made.add_argument("--allow-empty", action="store_true", help="ingest, run: accept a day without rows")
     made.add_argument("--install", action="store_true", help="doctor: install what is missing, where this user may")
-    made.error = usage_error  # type: ignore[method-assign]
     return made
 
 
-def usage_error(message: str) -> None:
-    raise BadArgument(f"{message}; `python -m jobs --help` prints the verbs and options")
+def checked(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with `day`, a valid `run_id`, the read `config` and the verb's `flags`; BadArgument before anything is touched."""
+    if options.verb not in VERBS:
+        raise BadArgument(f"verb {options.verb[:40]!r}: expected one of {', '.join(VERBS)}")
+    if options.date is None and options.verb not in DATELESS:
+        raise BadArgument(f"{options.verb} needs --date YYYY-MM-DD, the data day")
+    options.day = None if options.date is None else configuration.parse_day(options.date)
+    made_up = f"{options.verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    options.run_id = configuration.parse_run_id(made_up if options.run_id is None else options.run_id)
+    options.flags = {name: True for name in FLAGS if getattr(options, name)}
+    for name in options.flags:
+        if options.verb not in FLAGS[name]:
+            raise BadArgument(f"--{name.replace('_', '-')} is of {', '.join(FLAGS[name])}; found the verb {options.verb}")
+    if options.result is not None and not os.access(Path(options.result).absolute().parent, os.W_OK):
+        raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
+    options.config = configuration.load(options.config, options.set)
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,16 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     started = time.monotonic()
     try:
-        options = parser().parse_args(arguments)
-        if options.verb not in VERBS:
-            raise BadArgument(f"verb {options.verb[:40]!r}: expected one of {', '.join(VERBS)}")
-        if options.date is None and options.verb not in DATELESS:
-            raise BadArgument(f"{options.verb} needs --date YYYY-MM-DD, the data day")
-        day = configuration.parse_day(options.date) if options.date else None
-        run_id = configuration.parse_run_id(options.run_id or f"{options.verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}")
-        config = configuration.load(options.config, options.set)
-        flags = {name: True for name in ("allow_empty", "install") if getattr(options, name)}
-        result = importlib.import_module(f"jobs.{options.verb}").run(config, day, run_id, **flags)
+        options = checked(parser().parse_args(arguments))
+        result = importlib.import_module(f"jobs.{options.verb}").run(options.config, options.day, options.run_id, **options.flags)
         if options.result:
             Path(options.result).write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
         logging.getLogger("tandem").info("%s done in %.1f s", options.verb, time.monotonic() - started)
@@ -89,7 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
     except TandemError as error:
         print(f"tandem: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception:
+    except Exception as error:
+        if "JAVA_GATEWAY_EXITED" in str(error):
+            print("tandem: Spark's Java did not start: is Java 17 or later there? `python -m jobs doctor` tells", file=sys.stderr)
+            return MissingInput.exit_code
         traceback.print_exc()
         print("tandem: this is a bug of tandem or of the machine below it (exit 70)", file=sys.stderr)
         return 70

@@ -1,0 +1,99 @@
+"""The doctor tells what is missing, with what to do, and never says ok of what does not run."""
+
+import os
+import stat
+import sys
+
+import pytest
+
+from jobs import doctor
+from jobs.config import load
+from jobs.errors import MissingInput
+
+
+def fake_java(folder, text, code=0):
+    folder.mkdir(parents=True)
+    path = folder / "java"
+    path.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit {code}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "version"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 0, 17),
+        ('openjdk version "21" 2023-09-19', 0, 21),
+        ('java version "1.8.0_392"', 0, 8),
+        ('openjdk version "25-ea" 2025-09-16', 0, 25),
+        ("the operation could not be completed: unable to locate a Java Runtime", 1, None),  # macOS's stub
+        ("something else", 0, None),
+    ],
+)
+def test_java_version(tmp_path, text, code, version):
+    assert doctor.java_version(str(fake_java(tmp_path / "bin", text, code))) == version
+
+
+def test_java_is_looked_for_where_spark_looks(tmp_path, config, monkeypatch):
+    new = fake_java(tmp_path / "new" / "bin", 'openjdk version "17.0.1"')
+    old = fake_java(tmp_path / "old" / "bin", 'java version "1.8.0_1"')
+    monkeypatch.setenv("PATH", f"{new.parent}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    assert [finding.state for finding in doctor.java(config)] == ["ok"]
+    monkeypatch.setenv("JAVA_HOME", str(old.parent.parent))  # Spark takes JAVA_HOME and does not fall back to PATH
+    (found,) = doctor.java(config)
+    assert found.state == "missing" and "found 8" in found.what and "JAVA_HOME" in found.to_do
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
+    (found,) = doctor.java(config)
+    assert found.state == "missing" and "nowhere" in found.what
+
+
+def test_the_command_that_installs_java_is_exact(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "JAVA_HOME" in doctor.java_command()
+    for tool, root, command in (
+        ("brew", 501, "brew install openjdk@17"),
+        ("dnf", 1000, "sudo dnf install -y java-17-openjdk-headless"),
+        ("apt-get", 1000, "sudo apt-get install -y openjdk-17-jre-headless"),
+        ("apt-get", 0, "apt-get install -y openjdk-17-jre-headless"),
+    ):
+        (tmp_path / tool).touch(mode=0o755)
+        monkeypatch.setattr(os, "geteuid", lambda root=root: root)
+        assert doctor.java_command() == command
+
+
+def test_what_is_missing_ends_with_69_and_a_way_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "file").touch()
+    config = load(None, [f"lake.root={tmp_path / 'lake'}", "warehouse.catalogue={path = '/nowhere/at/all/items.jsonl', format = 'jsonl'}"])
+    with pytest.raises(MissingInput, match=r"Java 17 or later.*warehouse\.catalogue: nothing at /nowhere/at/all"):
+        doctor.run(config, None, "r")
+    told = capsys.readouterr().out.splitlines()
+    assert all(" — " in line for line in told if line.startswith("missing"))
+    assert any(line.startswith("note:    no GPU") for line in told)  # no nvidia-smi on this PATH
+    assert not (tmp_path / "lake").exists()  # looking makes nothing
+
+
+def test_warehouse_and_lake(tmp_path, monkeypatch):
+    drops = tmp_path / "drops"
+    drops.mkdir()
+    sources = {"interactions": f"{drops}/ds={{ds}}/*.csv", "catalogue": f"{drops}/items.csv"}
+    config = load(None, [f"lake.root={tmp_path}", *(f"warehouse.{name}={{path = '{path}', format = 'csv'}}" for name, path in sources.items())])
+    assert [finding.state for finding in doctor.warehouse(config)] == ["ok", "note", "ok"]
+    assert [finding.state for finding in doctor.lake(config)] == ["ok"]
+    assert [finding.state for finding in doctor.lake(load(None, ["lake.root=s3a://bucket/lake"]))] == ["note"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_lake_that_cannot_be_written_is_missing(tmp_path):
+    tmp_path.chmod(0o500)
+    assert [finding.state for finding in doctor.lake(load(None, [f"lake.root={tmp_path}/lake"]))] == ["missing"]
+
+
+def test_the_doctor_starts_no_spark():
+    import subprocess
+
+    code = "import sys; from jobs import doctor; from jobs.config import Config; [list(look(Config())) for look in doctor.LOOKS];"
+    code += "from pyspark.sql import SparkSession; from pyspark import SparkContext; assert SparkContext._gateway is None; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
