@@ -143,14 +143,18 @@ class Train(Section):
     warm_epochs: int = Field(default=4, ge=1, description="epochs of a warm start")
     patience: int = Field(default=3, ge=1, description="epochs without a better mean validation NDCG@10 before stopping")
     batch_size: int = Field(default=256, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     tied: bool = Field(default=True, description="output rows are the input embeddings")
+    item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins at the mean vector of the items that carry it, or at random")
     text_vocabulary: int = Field(default=8000, ge=300, description="size of the tokenizer trained on the corpora's text")
     max_query_tokens: int = Field(default=32, ge=2)
+    history_in_search: float = Field(
+        default=0.0, ge=0, le=1, description="share of search prompts that show the user's history; above 0 for search.personalised"
+    )
     max_valid_rows: int = Field(default=4000, ge=10, description="validation examples per task and epoch, drawn once")
     checkpoint_steps: int = Field(default=500, ge=1)
     seed: int = 7

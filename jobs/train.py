@@ -1,0 +1,122 @@
+"""Launch the trainer where the GPU is, and register what it made.     Reads corpora, items, item_embeddings, item_identifiers. Writes models and an artifact.
+
+The trainer is another process (`train.launcher`: a local one by default, or torchrun, spark-submit, …) and gets one argument: a JSON
+file that names tables by path and Delta version, the night's time split and the settings. It knows no Spark, this file no torch.
+The same day, configuration and input versions make the same model_version: a model that is there is not trained again.
+"""
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import Row, SparkSession
+
+from jobs import registry
+from jobs.config import Config
+from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
+from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions
+from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, ITEMS, MODELS
+
+log = logging.getLogger("tandem")
+INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
+SHAPING = ("corpora", "identifiers", "embed", "train")  # the sections whose change makes another model
+
+
+def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
+    spark = session(config)
+    for table in (ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS):
+        read(spark, config, table, at=day)
+    pinned = versions(spark, config, INPUTS)
+    if CORPORA.name not in pinned:
+        raise MissingInput(f"table corpora not found at {path_of(config, CORPORA)} (lake.root); it is written by: {CORPORA.written_by}")
+    parent = registry.champion(spark, config, day) if config.train.warm_start else None
+    if parent is not None and not fits(parent, config):
+        log.info("%s has another shape: training from scratch", parent["model_version"])
+        parent = None
+    spec = specification(config, day, pinned, parent["artifact"] if parent else None)
+    known = registry.candidate(spark, config, day)
+    if known is not None and known["model_version"] == spec["model_version"] and Path(spec["output"], "manifest.json").exists():
+        log.info("%s is there already: not trained again", spec["model_version"])
+        return {"model_version": spec["model_version"], "trained": False}
+    launch(config, spec)
+    save(spark, config, day, spec, parent["model_version"] if parent else None, run_id)
+    return {"model_version": spec["model_version"], "trained": True}
+
+
+def specification(config: Config, day: date, pinned: dict[str, int], parent: str | None) -> dict[str, Any]:
+    """Everything that shapes the model, with a hash of it; `parent` is an artifact below lake.root."""
+    valid_from, test_from = config.corpora.bounds(day)
+    root = config.lake.root.rstrip("/")
+    spec: dict[str, Any] = {
+        "day": day.isoformat(),
+        "tables": {table.name: [path_of(config, table), pinned[table.name]] for table in INPUTS},
+        "valid_from": valid_from.isoformat(),
+        "test_from": test_from.isoformat(),
+        "scheme": config.identifiers.scheme,
+        "history_length": config.corpora.history_length,
+        "train": config.train.model_dump(mode="json", exclude={"launcher"}),
+        "parent": f"{root}/{parent}" if parent else None,
+    }
+    spec["spec_hash"] = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    spec["model_version"] = f"{config.train.recipe}-{day:%Y%m%d}-{spec['spec_hash'][:10]}"
+    spec["output"] = f"{root}/artifacts/{spec['model_version']}"
+    spec["work"] = f"{root}/artifacts/.work/{spec['model_version']}"
+    return spec
+
+
+def fits(parent: Row, config: Config) -> bool:
+    """Whether the parent's weights can be taken over: the same backbone, naming and tasks."""
+    held, new = json.loads(parent["config"]), config.model_dump(mode="json")
+    same_train = all(held["train"][key] == new["train"][key] for key in ("recipe", "backbone", "tasks", "tied"))
+    return same_train and held["identifiers"] == new["identifiers"]
+
+
+def launch(config: Config, spec: dict[str, Any]) -> None:
+    """Run the launcher's command to its end. Raises BadData (65), MissingInput (no such command), or Transient for any other exit."""
+    work = Path(spec["work"])
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "spec.json"
+    path.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    try:
+        command = [part.format(python=sys.executable, spec=str(path)) for part in config.train.launcher]
+    except (KeyError, IndexError, ValueError) as error:
+        raise BadArgument(f"train.launcher = {config.train.launcher}: allowed are {{python}} and {{spec}}; found {error}") from error
+    log.info("training %s", spec["model_version"])
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except OSError as error:
+        raise MissingInput(f"train.launcher = {command[0]!r} cannot be started: {error}") from error
+    if code == BadData.exit_code:
+        raise BadData(f"the trainer refused the corpora of {spec['day']} (exit 65): its last line tells why")
+    if code < 0:
+        raise Transient(f"the trainer was killed by signal {-code}; a retry goes on from its last checkpoint in {work}")
+    if code:
+        raise TandemError(f"the trainer failed with exit {code} ({' '.join(command)})")
+    if not Path(spec["output"], "manifest.json").exists():
+        raise MissingInput(f"the trainer ended well but left no artifact at {spec['output']}: must train.launcher share the lake's disk?")
+
+
+def save(spark: SparkSession, config: Config, day: date, spec: dict[str, Any], parent: str | None, run_id: str) -> None:
+    output = Path(spec["output"])
+    row = {
+        "model_version": spec["model_version"],
+        "recipe": config.train.recipe,
+        "artifact": f"artifacts/{spec['model_version']}",
+        "artifact_hash": hashlib.sha256((output / "manifest.json").read_bytes()).hexdigest(),
+        "input_versions": json.dumps({name: version for name, (_, version) in spec["tables"].items()}),
+        "config_hash": config.hash(*SHAPING),
+        "config": config.model_dump_json(),
+        "code_version": CODE_VERSION,
+        "parent": parent,
+        "curve": (output / "curve.json").read_text(encoding="utf-8").strip(),
+        "status": "trained",
+        "run_id": run_id,
+        "trained_at": datetime.now(UTC),
+        "ds": day,
+    }
+    registry.save(spark, config, spark.createDataFrame([tuple(row[name] for name in MODELS.names)], schema(MODELS)))

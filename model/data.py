@@ -1,0 +1,157 @@
+"""corpora at a pinned Delta version → integer arrays → batches.
+
+Reads Delta without a JVM (deltalake, pyarrow). Examples are held as ragged arrays, ~150 bytes each; prompts are rendered when a
+batch is made, so one corpora build serves every recipe and new identifiers need no Spark rerun.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from model.tasks import SOURCES, answerable
+from model.vocabulary import PAD, Vocabulary
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths: row i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Ragged(self.values[source], offsets)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """task: index into tasks, int8 [n]. history: item rows, oldest first. query: text tokens. target: item row, int64 [n]."""
+
+    tasks: tuple[str, ...]
+    task: np.ndarray
+    history: Ragged
+    query: Ragged
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        return Examples(self.tasks, self.task[rows], self.history.take(rows), self.query.take(rows), self.target[rows])
+
+
+def read_table(path: str, version: int | None, columns: Sequence[str], day: date | None = None, until: date | None = None) -> pa.Table:
+    """Columns of a Delta table at a version: all of it, or its day, or its days up to one."""
+    dataset = DeltaTable(path, version=version).to_pyarrow_dataset()
+    condition = pc.field("ds") == day if day else (pc.field("ds") <= until if until else None)
+    return dataset.to_table(columns=list(columns), filter=condition)
+
+
+def read_identifiers(path: str, version: int | None, day: date, scheme: str) -> tuple[list[str], np.ndarray]:
+    """item_ids in the order of their codes, and codes int32 [items, levels]. Raises ValueError where the day holds none of the scheme."""
+    table = read_table(path, version, ["item_id", "scheme", "codes"], day=day)
+    table = table.filter(pc.field("scheme") == scheme)
+    if not len(table):
+        raise ValueError(f"item_identifiers has no rows of scheme {scheme!r} for {day}: run assign_identifiers for the day")
+    codes = np.stack(table["codes"].to_numpy(zero_copy_only=False)).astype(np.int32)
+    order = np.lexsort(codes.T[::-1])
+    return table["item_id"].take(pa.array(order)).to_pylist(), codes[order]
+
+
+def split_of(table: pa.Table, valid_from: datetime, test_from: datetime) -> np.ndarray:
+    """train, valid or test of each row: the stored label, or event_ts against the night's bounds where it says by_time."""
+    stored = table["split"].to_numpy(zero_copy_only=False).astype(str)
+    times = table["event_ts"].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]")
+    bounds = [np.datetime64(bound.replace(tzinfo=None), "us") for bound in (valid_from, test_from)]
+    by_time = np.select([times < bounds[0], times < bounds[1]], ["train", "valid"], "test")
+    return np.where(stored == "by_time", by_time, stored)
+
+
+def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, max_query_tokens: int) -> Examples:
+    """Rows of corpora as integers. Rows whose target has no identifier, or that hold nothing to go by, are left out."""
+    known = pa.array(item_ids)
+    target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy()
+    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(tasks)), -1).to_numpy()
+    history = encode_history(table["history"].combine_chunks(), known)
+    query = encode_queries(table["query"].combine_chunks(), vocabulary, max_query_tokens)
+    usable = [answerable(tasks[t], h, q) if t >= 0 else False for t, h, q in zip(task, history.lengths, query.lengths, strict=True)]
+    rows = np.flatnonzero((target >= 0) & np.asarray(usable, dtype=bool))
+    return Examples(tasks, task[rows].astype(np.int8), history.take(rows), query.take(rows), target[rows].astype(np.int64))
+
+
+def encode_history(history: pa.Array, known: pa.Array) -> Ragged:
+    items = pc.struct_field(history.flatten(), "item_id")
+    values = pc.fill_null(pc.index_in(items, value_set=known), -1).to_numpy().astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(history), 0).to_numpy())]).astype(np.int64)
+    kept = values >= 0
+    return Ragged(values[kept], np.concatenate([[0], np.cumsum(kept)])[offsets])
+
+
+def encode_queries(query: pa.Array, vocabulary: Vocabulary, limit: int) -> Ragged:
+    distinct = query.dictionary_encode()
+    tokens = vocabulary.encode(distinct.dictionary.to_pylist(), limit)
+    of_text = Ragged(np.asarray([t for text in tokens for t in text], np.int32), np.concatenate([[0], np.cumsum([len(t) for t in tokens], dtype=np.int64)]))
+    # One more, empty, text stands for null.
+    of_text = Ragged(of_text.values, np.concatenate([of_text.offsets, of_text.offsets[-1:]]))
+    return of_text.take(pc.fill_null(distinct.indices, len(tokens)).to_numpy())
+
+
+def epoch_rows(examples: Examples, mixing: str, rng: np.random.Generator) -> np.ndarray:
+    """Which examples an epoch sees: each once (proportional), or as many of each task by repeating the rarer one (balanced)."""
+    if mixing == "proportional" or len(examples.tasks) == 1:
+        return rng.permutation(len(examples))
+    share = len(examples) // len(examples.tasks)
+    chosen = []
+    for task in range(len(examples.tasks)):
+        rows = np.flatnonzero(examples.task == task)
+        repeats = -(-share // max(1, len(rows)))
+        chosen.append(np.concatenate([rng.permutation(rows) for _ in range(repeats)])[:share])
+    return rng.permutation(np.concatenate(chosen))
+
+
+def batches(examples: Examples, batch_size: int, mixing: str, seed: int, epoch: int) -> list[np.ndarray]:
+    """The epoch's batches as row numbers, a pure function of (seed, epoch): rows of like length together, batches in random order."""
+    rng = np.random.default_rng((seed, epoch))
+    rows = epoch_rows(examples, mixing, rng)
+    lengths = examples.history.lengths * (examples.task == examples.tasks.index("recommend") if "recommend" in examples.tasks else 0) + examples.query.lengths
+    made = []
+    for start in range(0, len(rows), 50 * batch_size):
+        window = rows[start : start + 50 * batch_size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        made += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    order = rng.permutation(len(made))
+    return [made[i] for i in order]
+
+
+def collate(
+    examples: Examples, rows: np.ndarray, vocabulary: Vocabulary, prefixes: dict[str, list[int]], limit: int, history_in_search: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """source int64 [B, longest] and target int64 [B, levels]. history_in_search: bool [B], whether a search prompt shows the history."""
+    item_tokens = vocabulary.item_tokens
+    sources = []
+    for row, personal in zip(rows, history_in_search, strict=True):
+        task = examples.tasks[examples.task[row]]
+        history = item_tokens[examples.history[row]] if task != "search" or personal else item_tokens[:0]
+        sources.append(SOURCES[task](prefixes[task], history, examples.query[row].tolist(), limit))
+    source = np.full((len(rows), max(map(len, sources))), PAD, dtype=np.int64)
+    for i, tokens in enumerate(sources):
+        source[i, : len(tokens)] = tokens
+    return source, item_tokens[examples.target[rows]]

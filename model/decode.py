@@ -1,0 +1,168 @@
+"""Trie-constrained beam search over T5 weights: encoder once per request, its keys and values shared by all beams.
+
+Runs from a plain dict of weights (names as in transformers), without importing transformers, so that a Spark worker starts fast.
+Same numbers as `T5ForConditionalGeneration` (a test holds them to 1e-5). Knows tokens and trie nodes, neither items nor text.
+
+Score of an identifier: sum over its levels of the log-softmax over all identifier tokens; the trie's mask is applied after the
+softmax, so scores of different requests compare, and with atomic identifiers the answer is the exact top-k of one softmax.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.trie import Trie
+from model.vocabulary import PAD
+
+Attention = tuple[Tensor, Tensor]
+
+
+class Decoder:
+    """weights: T5 names → tensors (`t5.` stripped). config: the T5 config as a dict."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], text_size: int):
+        self.weights = weights
+        self.config = config
+        self.heads, self.d_kv = config["num_heads"], config["d_kv"]
+        self.head = weights.get("lm_head.weight", weights["shared.weight"])[text_size:]
+        self.scale = config["d_model"] ** -0.5 if config["scale_decoder_outputs"] else 1.0
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights[f"{name}.layer_norm.weight"]
+
+    def split(self, name: str, x: Tensor) -> Tensor:
+        """[B, T, d_model] → [B, heads, T, d_kv]."""
+        return F.linear(x, self.weights[f"{name}.weight"]).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)
+
+    def attend(self, name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """T5 does not divide the scores by sqrt(d_kv). Returns [B, T, d_model]."""
+        mixed = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
+        return F.linear(mixed.transpose(1, 2).flatten(2), self.weights[f"{name}.o.weight"])
+
+    def feed_forward(self, name: str, x: Tensor) -> Tensor:
+        h = self.norm(name, x)
+        dense = f"{name}.DenseReluDense"
+        act = F.relu if self.config["dense_act_fn"] == "relu" else lambda t: F.gelu(t, approximate="tanh")
+        if self.config["is_gated_act"]:
+            h = act(F.linear(h, self.weights[f"{dense}.wi_0.weight"])) * F.linear(h, self.weights[f"{dense}.wi_1.weight"])
+        else:
+            h = act(F.linear(h, self.weights[f"{dense}.wi.weight"]))
+        return x + F.linear(h, self.weights[f"{dense}.wo.weight"])
+
+    def position_bias(self, stack: str, queries: Tensor, keys: Tensor) -> Tensor:
+        """Relative position bias of the stack's first block, shared by all: [1, heads, Tq, Tk] (T5, section 2.1)."""
+        distance = keys[None, :] - queries[:, None]
+        buckets, furthest = self.config["relative_attention_num_buckets"], self.config["relative_attention_max_distance"]
+        bucket = torch.zeros_like(distance)
+        if stack == "encoder":
+            buckets //= 2
+            bucket = (distance > 0) * buckets
+            distance = distance.abs()
+        else:
+            distance = -distance.clamp(max=0)
+        exact = buckets // 2
+        far = exact + (torch.log(distance.clamp(min=1) / exact) / math.log(furthest / exact) * (buckets - exact)).long()
+        bucket = bucket + torch.where(distance < exact, distance, far.clamp(max=buckets - 1))
+        table = self.weights[f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        return table[bucket].permute(2, 0, 1)[None]
+
+    def encode(self, source: Tensor) -> tuple[list[Attention], Tensor]:
+        """source: int64 [B, T]. Returns each decoder layer's cross keys and values [B, heads, T, d_kv], and the mask as a bias [B, 1, 1, T]."""
+        x = self.weights["shared.weight"][source]
+        positions = torch.arange(source.shape[1], device=source.device)
+        mask = torch.zeros(source.shape, dtype=x.dtype, device=x.device).masked_fill_(source == PAD, torch.finfo(x.dtype).min)[:, None, None, :]
+        bias = self.position_bias("encoder", positions, positions).to(x.dtype) + mask
+        for layer in range(self.config["num_layers"]):
+            name = f"encoder.block.{layer}.layer"
+            h = self.norm(f"{name}.0", x)
+            q, k, v = (self.split(f"{name}.0.SelfAttention.{part}", h) for part in "qkv")
+            x = x + self.attend(f"{name}.0.SelfAttention", q, k, v, bias)
+            x = self.feed_forward(f"{name}.1", x)
+        states = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights["encoder.final_layer_norm.weight"]
+        names = [f"decoder.block.{layer}.layer.1.EncDecAttention" for layer in range(self.config["num_decoder_layers"])]
+        return [(self.split(f"{name}.k", states), self.split(f"{name}.v", states)) for name in names], mask
+
+    def step(self, tokens: Tensor, level: int, past: list[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
+        """tokens: int64 [B, K], the beams' last tokens. Returns log-probabilities [B, K, identifier tokens], fp32, and the new past.
+
+        past: each layer's own keys and values of the beams, [B, K, heads, level, d_kv].
+        """
+        x = self.weights["shared.weight"][tokens]
+        positions = torch.arange(level + 1, device=tokens.device)
+        bias = self.position_bias("decoder", positions[-1:], positions).to(x.dtype)[:, None]
+        present: list[Attention] = []
+        for layer, (cross_k, cross_v) in enumerate(cross):
+            name = f"decoder.block.{layer}.layer"
+            h = self.norm(f"{name}.0", x)
+            q, k, v = (F.linear(h, self.weights[f"{name}.0.SelfAttention.{part}.weight"]).unflatten(-1, (self.heads, 1, self.d_kv)) for part in "qkv")
+            if (before := past[layer]) is not None:
+                k, v = torch.cat([before[0], k], dim=3), torch.cat([before[1], v], dim=3)
+            present.append((k, v))
+            mixed = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
+            x = x + F.linear(mixed.flatten(2), self.weights[f"{name}.0.SelfAttention.o.weight"])
+            query = self.split(f"{name}.1.EncDecAttention.q", self.norm(f"{name}.1", x))
+            x = x + self.attend(f"{name}.1.EncDecAttention", query, cross_k, cross_v, mask)
+            x = self.feed_forward(f"{name}.2", x)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights["decoder.final_layer_norm.weight"]
+        return F.linear(x * self.scale, self.head).float().log_softmax(-1), present
+
+
+class Constraint:
+    """A trie as tensors on one device, with the vocabulary's numbering. level_offsets: identifier tokens before each level's."""
+
+    def __init__(self, trie: Trie, level_offsets: list[int], text_size: int, device: str = "cpu"):
+        self.depth = trie.depth
+        self.text_size = text_size
+        self.widths = [trie.widest(level) for level in range(trie.depth)]
+        self.tokens = [torch.from_numpy(t + offset).to(device) for t, offset in zip(trie.tokens, level_offsets, strict=True)]
+        self.first_child = [torch.from_numpy(c).to(device) for c in trie.first_child]
+        self.alive = [torch.from_numpy(a).to(device) for a in trie.alive]
+        self.leaves = len(trie.items)
+
+    def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """nodes: int64 [B, K] → child nodes, their identifier tokens, and whether each exists and is alive; all [B, K, widest]."""
+        child = self.first_child[level][nodes][..., None] + torch.arange(self.widths[level], device=nodes.device)
+        exists = child < self.first_child[level][nodes + 1][..., None]
+        child = child.clamp(max=len(self.tokens[level]) - 1)
+        return child, self.tokens[level][child], exists & self.alive[level][child]
+
+
+@torch.inference_mode()
+def beam_search(decoder: Decoder, constraint: Constraint, source: Tensor, k: int, beams: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """source: int64 [B, T]. excluded: int64 [B, E] leaves that must not be answered (-1: none).
+
+    Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
+    """
+    rows = source.shape[0]
+    cross, mask = decoder.encode(source)
+    past: list[Attention | None] = [None] * len(cross)
+    nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)
+    scores = torch.zeros(rows, 1, device=source.device)
+    tokens = torch.full((rows, 1), PAD, device=source.device)
+    for level in range(constraint.depth):
+        log_probs, present = decoder.step(tokens, level, past, cross, mask)
+        child, token, open_ = constraint.children(level, nodes)
+        candidates = (scores[..., None] + log_probs.gather(-1, token)).masked_fill_(~open_, -torch.inf).flatten(1)
+        child, token = child.flatten(1), token.flatten(1)
+        last = level == constraint.depth - 1
+        if last and excluded is not None:
+            candidates = drop_excluded(candidates, child, excluded, direct=level == 0)
+        scores, best = candidates.topk(min(k if last else beams, candidates.shape[1]), dim=1)
+        nodes = child.gather(1, best)
+        if not last:
+            tokens = token.gather(1, best) + constraint.text_size
+            parent = (best // constraint.widths[level])[..., None, None, None]
+            past = [(key.take_along_dim(parent, 1), value.take_along_dim(parent, 1)) for key, value in present]
+    return nodes, scores
+
+
+def drop_excluded(candidates: Tensor, leaves: Tensor, excluded: Tensor, direct: bool) -> Tensor:
+    """candidates, leaves: [B, C]. direct: candidate c is leaf c, as with atomic identifiers."""
+    if direct:
+        padded = F.pad(candidates, (1, 0))  # column 0 takes the -1 of rows that exclude fewer
+        return padded.scatter_(1, excluded + 1, -torch.inf)[:, 1:]
+    return candidates.masked_fill_((leaves[..., None] == excluded[:, None, :]).any(-1), -torch.inf)

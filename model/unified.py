@@ -1,0 +1,88 @@
+"""UnifiedModel: the one ranking model, a T5 by composition.
+
+Encoder reads a prompt, decoder names an item: `[B, T] prompt tokens → [B, levels] identifier tokens`. The softmax runs over the
+identifier tokens (Penha et al. 2024: with atomic identifiers, one softmax over items). Knows no table, no file and no task.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import T5Config, T5ForConditionalGeneration
+
+from model.vocabulary import EOS, PAD
+
+# d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
+SIZES = {"tiny": (128, 256, 32, 4, 2, 1), "small": (512, 2048, 64, 8, 6, 6), "base": (768, 3072, 64, 12, 12, 12)}
+INITIAL_STD = 0.1  # T5's own 1.0 lets random item rows drown the blocks on logs of this size
+
+
+class UnifiedModel(nn.Module):
+    """text_size: rows of the text vocabulary; level_sizes: identifier tokens per level, which follow the text rows."""
+
+    def __init__(self, backbone: T5ForConditionalGeneration, text_size: int, level_sizes: Sequence[int]):
+        super().__init__()
+        self.t5 = backbone
+        self.text_size = text_size
+        self.level_sizes = tuple(level_sizes)
+
+    def forward(self, source: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """source: int64 [B, T], PAD on the right. target: int64 [B, levels], vocabulary tokens. Returns each row's loss, fp32 [B], summed over levels."""
+        start = torch.full_like(target[:, :1], PAD)
+        states = self.t5.encoder(input_ids=source, attention_mask=(source != PAD)).last_hidden_state
+        hidden = self.t5.decoder(
+            input_ids=torch.cat([start, target[:, :-1]], dim=1), encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False
+        ).last_hidden_state
+        logits = self.logits(hidden)
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), (target - self.text_size).flatten(), reduction="none", label_smoothing=label_smoothing)
+        return losses.view(target.shape).sum(dim=1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., d_model] → [..., identifier tokens]."""
+        if self.t5.config.scale_decoder_outputs:
+            hidden = hidden * self.t5.config.d_model**-0.5
+        return F.linear(hidden, self.t5.lm_head.weight[self.text_size :])
+
+
+def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: float, tied: bool) -> UnifiedModel:
+    """A model from scratch. Draws from torch's global generator: seed it first."""
+    d_model, d_ff, d_kv, heads, encoder_layers, decoder_layers = SIZES[size]
+    config = T5Config(
+        vocab_size=text_size + sum(level_sizes),
+        d_model=d_model,
+        d_ff=d_ff,
+        d_kv=d_kv,
+        num_heads=heads,
+        num_layers=encoder_layers,
+        num_decoder_layers=decoder_layers,
+        dropout_rate=dropout,
+        feed_forward_proj="relu",
+        tie_word_embeddings=tied,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        decoder_start_token_id=PAD,
+        use_cache=False,
+    )
+    config.scale_decoder_outputs = False  # T5's d_model ** -0.5 flattens a softmax over items: it learns 3 times slower
+    model = UnifiedModel(T5ForConditionalGeneration(config), text_size, level_sizes)
+    nn.init.normal_(model.t5.shared.weight, std=INITIAL_STD)
+    return model
+
+
+def from_checkpoint(path: str, level_sizes: Sequence[int], dropout: float, text_size: int) -> UnifiedModel:
+    """Any T5-family checkpoint by path or hub name, safetensors only; its vocabulary keeps its rows, identifier rows follow.
+
+    New rows: mean of the old ones + N(0, 0.02) (reference: bridge, choice 8).
+    """
+    backbone = T5ForConditionalGeneration.from_pretrained(path, use_safetensors=True, dropout_rate=dropout)
+    for embedding in {id(m): m for m in (backbone.shared, backbone.lm_head)}.values():
+        text_rows = embedding.weight.data[:text_size]
+        new_rows = text_rows.mean(dim=0) + 0.02 * torch.randn(sum(level_sizes), text_rows.shape[1])
+        embedding.weight = nn.Parameter(torch.cat([text_rows, new_rows.to(text_rows.dtype)]))
+    backbone.config.vocab_size = text_size + sum(level_sizes)
+    if backbone.config.tie_word_embeddings:
+        backbone.lm_head.weight = backbone.shared.weight
+    backbone.encoder.embed_tokens = backbone.shared
+    backbone.decoder.embed_tokens = backbone.shared
+    return UnifiedModel(backbone, text_size, level_sizes)

@@ -1,0 +1,152 @@
+"""The trie, the beam, and the T5 that runs without transformers."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import T5Config, T5ForConditionalGeneration
+
+from model import trie
+from model.artifact import weights_of
+from model.decode import Constraint, Decoder, beam_search
+from model.unified import UnifiedModel, from_sizes
+
+
+def random_model(gated: bool = False, tied: bool = True, layers: int = 2, text_size: int = 20, level_sizes: tuple[int, ...] = (5, 4, 3)) -> UnifiedModel:
+    torch.manual_seed(3)
+    config = T5Config(
+        vocab_size=text_size + sum(level_sizes),
+        d_model=16,
+        d_ff=24,
+        d_kv=4,
+        num_heads=3,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+    )
+    backbone = T5ForConditionalGeneration(config).eval()
+    for parameter in backbone.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return UnifiedModel(backbone, text_size, level_sizes).eval()
+
+
+def decoder_of(model: UnifiedModel) -> Decoder:
+    return Decoder({name.removeprefix("t5."): weight for name, weight in weights_of(model).items()}, model.t5.config.to_dict(), model.text_size)
+
+
+def sources(rows: int = 4, longest: int = 30) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    source = torch.randint(1, 20, (rows, longest), generator=generator)
+    for row in range(rows):
+        source[row, longest - 7 * row :] = 0
+    return source
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_same_numbers_as_transformers(gated: bool, tied: bool) -> None:
+    """Each level's log-probabilities equal those of T5ForConditionalGeneration, also where the prompt is longer than the furthest bucket."""
+    model, source = random_model(gated, tied), sources()
+    target = torch.tensor([[21, 26, 30], [20, 25, 29], [24, 28, 31], [22, 27, 29]])
+    with torch.no_grad():
+        full = model.t5(
+            input_ids=source, attention_mask=(source != 0).long(), decoder_input_ids=torch.cat([torch.zeros(4, 1, dtype=torch.long), target[:, :-1]], 1)
+        ).logits
+        expected = full[:, :, 20:].log_softmax(-1)
+        decoder = decoder_of(model)
+        cross, mask = decoder.encode(source)
+        past, tokens = [None] * 2, torch.zeros(4, 1, dtype=torch.long)
+        for level in range(3):
+            found, past = decoder.step(tokens, level, past, cross, mask)
+            torch.testing.assert_close(found[:, 0], expected[:, level], atol=1e-4, rtol=1e-4)
+            tokens = target[:, level : level + 1]
+        losses = model(source, target)
+        torch.testing.assert_close(losses, -expected.gather(-1, (target - 20)[..., None])[..., 0].sum(1), atol=1e-4, rtol=1e-5)
+
+
+CODES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30, unique=True)
+
+
+@given(codes=CODES, data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_trie_spells_the_catalogue_and_nothing_else(codes: list[tuple[int, ...]], data: st.DataObject) -> None:
+    """Walking all live paths gives exactly the allowed identifiers, each ending at its own item."""
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(codes), max_size=len(codes))))
+    held = trie.build(np.array(codes)).allow(allowed)
+    paths = [((), 0)]
+    for level in range(held.depth):
+        grown = []
+        for prefix, node in paths:
+            for child in range(held.first_child[level][node], held.first_child[level][node + 1]):
+                if held.alive[level][child]:
+                    grown.append(((*prefix, int(held.tokens[level][child])), child))
+        paths = grown
+    assert sorted(prefix for prefix, _ in paths) == sorted(code for code, keep in zip(codes, allowed, strict=True) if keep)
+    assert all(codes[held.items[leaf]] == prefix for prefix, leaf in paths)
+
+
+def test_shared_identifiers_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"rows 0 and 2 share the identifier \[1, 1\]"):
+        trie.build(np.array([[1, 1], [1, 2], [1, 1]]))
+
+
+def exhaustive(model: UnifiedModel, source: torch.Tensor, codes: np.ndarray) -> np.ndarray:
+    """float [B, items]: teacher-forced log-probability of every identifier."""
+    offsets = np.concatenate([[0], np.cumsum(model.level_sizes)[:-1]])
+    tokens = torch.from_numpy(codes + offsets + model.text_size)
+    with torch.no_grad():
+        return np.stack([-model(row[None].expand(len(codes), -1), tokens).numpy() for row in source])
+
+
+@given(codes=CODES, k=st.integers(1, 40), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_beams_as_many_as_items_is_exhaustive_scoring(codes: list[tuple[int, ...]], k: int, data: st.DataObject) -> None:
+    """k best of the allowed, not excluded items, each once, in order, with teacher-forced scores; fewer where fewer exist."""
+    catalogue = np.array(codes)
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(codes), max_size=len(codes))))
+    barred = data.draw(st.lists(st.integers(0, len(codes) - 1), max_size=3))
+    model, source = MODEL, sources(2, 12)
+    built = trie.build(catalogue).allow(allowed)
+    leaf_of = np.argsort(built.items)
+    excluded = torch.tensor([[leaf_of[i] for i in barred] + [-1], [-1] * (len(barred) + 1)])
+    constraint = Constraint(built, [0, 5, 9], 20)
+    leaves, scores = beam_search(decoder_of(model), constraint, source, k, max(k, len(codes)), excluded)
+    expected = exhaustive(model, source, catalogue)
+    for row in range(2):
+        open_ = [i for i in range(len(codes)) if allowed[i] and not (row == 0 and i in barred)]
+        best = sorted(open_, key=lambda i: -expected[row, i])[:k]
+        found = [(int(built.items[leaf]), float(score)) for leaf, score in zip(leaves[row], scores[row], strict=True) if np.isfinite(score)]
+        assert len(found) == len(best) and len({item for item, _ in found}) == len(found) and {item for item, _ in found} <= set(open_)
+        np.testing.assert_allclose([score for _, score in found], [expected[row, i] for i in best], atol=1e-4)
+
+
+MODEL = random_model()
+
+
+def test_atomic_identifiers_are_one_masked_softmax() -> None:
+    torch.manual_seed(0)
+    model = from_sizes("tiny", 20, (50,), 0.0, True).eval()
+    source, codes = sources(3, 10), np.arange(50)[:, None]
+    constraint = Constraint(trie.build(codes), [0], 20)
+    leaves, scores = beam_search(decoder_of(model), constraint, source, 10, 10)
+    expected = torch.from_numpy(exhaustive(model, source, codes)).topk(10)
+    torch.testing.assert_close(scores, expected.values.float(), atol=1e-4, rtol=1e-5)
+    assert torch.equal(leaves, expected.indices)
+
+
+def test_padding_does_not_change_an_answer() -> None:
+    source = sources(4, 30)
+    constraint = Constraint(trie.build(np.array(list(itertools.product(range(5), range(4), range(3))))), [0, 5, 9], 20)
+    together = beam_search(decoder_of(MODEL), constraint, source, 5, 10)
+    for row in range(4):
+        alone = beam_search(decoder_of(MODEL), constraint, source[row : row + 1, : int((source[row] != 0).sum())], 5, 10)
+        assert torch.equal(alone[0][0], together[0][row])
+        torch.testing.assert_close(alone[1][0], together[1][row], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,189 @@
+"""Training: it learns a known world, survives kill -9 to the same weights, and refuses what is not sound."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import DAY, ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
+
+from model import artifact, rank, train
+
+
+def trained(root: Path, **settings: object) -> rank.Ranker:
+    write_lake(root, checkerboard_rows())
+    path = root / "spec.json"
+    path.write_text(json.dumps(training_spec(root, **settings)))
+    assert train.main([str(path)]) == 0
+    return rank.load(str(root / "artifact"))
+
+
+@pytest.fixture(scope="module")
+def ranker(tmp_path_factory: pytest.TempPathFactory) -> rank.Ranker:
+    return trained(tmp_path_factory.mktemp("world"))
+
+
+def acts(items: list[int]) -> list[dict[str, str]]:
+    return [{"item_id": ITEMS[i]} for i in items]
+
+
+def test_learns_the_world(ranker: rank.Ranker) -> None:
+    """A query's item first for all twelve; a walk's next item first, also after a history that no training row held."""
+    searched = ranker.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)
+    assert [ITEMS[items[0]] for items, _ in searched] == ITEMS
+    walks = [[(start + 2 * step) % 12 for step in range(4)] for start in range(12)]
+    walked = ranker.rank("recommend", [acts(walk) for walk in walks], [None] * 12, 3)
+    assert [int(items[0]) for items, _ in walked] == [(walk[-1] + 2) % 12 for walk in walks]
+
+
+def test_contract(ranker: rank.Ranker) -> None:
+    """Distinct known items, scores falling, batch = single, asking for more than exist, exclusions, availability, empty requests."""
+    histories = [acts([0, 2]), acts([1]), [], acts([3, 5, 7])]
+    together = ranker.rank("recommend", histories, [None] * 4, 50)
+    assert [len(items) for items, _ in together] == [12, 12, 0, 12]
+    for (items, scores), history in zip(together, histories, strict=True):
+        assert len(set(items.tolist())) == len(items) and (np.diff(scores) <= 0).all() and (scores < 0).all()
+        alone = ranker.rank("recommend", [history], [None], 50)[0]
+        np.testing.assert_array_equal(alone[0], items)
+        np.testing.assert_allclose(alone[1], scores, atol=1e-5)
+    allowed = np.array([i % 3 != 0 for i in range(12)])
+    filtered = ranker.rank("recommend", histories, [None] * 4, 50, exclude=[[ITEMS[1], "never heard of"], [], [ITEMS[4]], []], allowed=allowed)
+    assert sorted(filtered[0][0].tolist()) == [i for i in range(12) if i % 3 and i != 1]
+    assert sorted(filtered[1][0].tolist()) == [i for i in range(12) if i % 3]
+    assert [len(items) for items, _ in ranker.rank("search", [[]] * 3, ["", None, "qqq"], 5)][:2] == [0, 0]
+    assert ranker.rank("recommend", [[{"item_id": "left the shop"}]], [None], 5)[0][0].size == 0
+    with pytest.raises(ValueError, match="'swim': this model was trained on recommend, search"):
+        ranker.rank("swim", [[]], ["x"], 1)
+
+
+def test_semantic_codes_learn_the_same_world(tmp_path: Path) -> None:
+    write_lake(tmp_path, checkerboard_rows(), np.array([[i % 2, i // 4, i // 2 % 2] for i in range(12)]), scheme="semantic")
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(training_spec(tmp_path, scheme="semantic")))
+    assert train.main([str(path)]) == 0
+    found = rank.load(str(tmp_path / "artifact"))
+    searched = found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 12, beams=12)
+    assert [found.item_ids[items[0]] for items, _ in searched] == ITEMS
+    assert all(len(set(items.tolist())) == 12 for items, _ in searched)
+
+
+def test_one_task_alone(tmp_path: Path) -> None:
+    found = trained(tmp_path, tasks=["search"], epochs=1)
+    with pytest.raises(ValueError, match="trained on search"):
+        found.rank("recommend", [acts([1])], [None], 1)
+
+
+def test_only_training_rows_train(tmp_path: Path) -> None:
+    """Rows of the validation and test days may say anything: the weights stay the same (early stopping aside)."""
+    weights = []
+    for name, spoil in (("a", False), ("b", True)):
+        rows = checkerboard_rows(users=20)
+        for row in rows:
+            if spoil and (DAY - row["ds"]).days < 2:
+                row |= {"target_item_id": ITEMS[0]} | ({"query": "leaked word"} if row["query"] else {})
+        root = tmp_path / name
+        root.mkdir()
+        write_lake(root, rows)
+        path = root / "spec.json"
+        path.write_text(json.dumps(training_spec(root, epochs=1)))
+        assert train.main([str(path)]) == 0
+        weights.append(artifact.load(root / "artifact"))
+    assert all(np.array_equal(weights[0][0][name], weights[1][0][name]) for name in weights[0][0])
+    assert "leaked" not in weights[1][1].tokenizer.get_vocab()
+
+
+def start(spec: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "model.train", str(spec)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_killed_and_resumed_equals_straight(tmp_path: Path) -> None:
+    """R27, R32, R33: kill -9 after each of three checkpoints, one of which is then damaged; the weights differ by nothing."""
+    write_lake(tmp_path, checkerboard_rows(users=20))
+    finished = {}
+    for name, kills in (("straight", 0), ("killed", 3)):
+        work = tmp_path / name
+        spec = training_spec(tmp_path, epochs=6, dropout=0.3, checkpoint_steps=2) | {"work": str(work), "output": str(tmp_path / f"{name}-artifact")}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(spec))
+        for kill in range(kills):
+            process = start(path)
+            before = {p.name for p in work.glob("checkpoint-*")}
+            while process.poll() is None and len({p.name for p in work.glob("checkpoint-*")} - before) < 1:
+                time.sleep(0.002)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert process.returncode == -signal.SIGKILL, "the training ended before it could be killed"
+            if kill == 1:
+                newest = max(work.glob("checkpoint-*"))
+                (newest / "state.safetensors").write_bytes(b"half a file")
+        process = start(path)
+        assert process.wait() == 0, process.stderr.read().decode()
+        finished[name] = artifact.load(tmp_path / f"{name}-artifact")
+        assert not work.exists()
+    straight, killed = finished["straight"], finished["killed"]
+    assert max(float((straight[0][name] - killed[0][name]).abs().max()) for name in straight[0]) <= 1e-6
+
+
+def test_warm_start_keeps_what_was_learnt_and_grows(tmp_path: Path) -> None:
+    """The parent's answers hold at the start of the first warm epoch; the new item gets a row, old items keep theirs."""
+    rows = checkerboard_rows()
+    write_lake(tmp_path, rows, np.arange(12)[:, None])
+    spec = training_spec(tmp_path, warm_epochs=1, learning_rate=1e-9)
+    elder = trained_on(tmp_path / "elder", items=11)
+    spec["parent"] = str(elder)
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    assert train.main([str(path)]) == 0
+    old, new = artifact.load(elder), artifact.load(tmp_path / "artifact")
+    before, after = old[0]["t5.shared.weight"], new[0]["t5.shared.weight"]
+    assert after.shape[0] == before.shape[0] + 1
+    np.testing.assert_allclose(after[: before.shape[0]].numpy(), before.numpy(), atol=1e-6)
+
+
+def trained_on(root: Path, items: int) -> Path:
+    """A one-epoch model of the first `items` items only."""
+    root.mkdir()
+    write_lake(root, checkerboard_rows(users=20), np.arange(items)[:, None])
+    path = root / "spec.json"
+    path.write_text(json.dumps(training_spec(root, epochs=1)))
+    assert train.main([str(path)]) == 0
+    return root / "artifact"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda spec: spec.update(valid_from="2020-01-01T00:00:00+00:00"), "no training example"),
+        (lambda spec: spec["train"].update(learning_rate=1e30), "loss is"),
+    ],
+)
+def test_unsound_training_stops_with_65_and_leaves_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, told: str) -> None:
+    write_lake(tmp_path, checkerboard_rows(users=10))
+    spec = training_spec(tmp_path)
+    spoil(spec)
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    assert train.main([str(path)]) == 65
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
+    """R34: another byte, a missing file, or a pickle named in the manifest."""
+    folder = trained_on(tmp_path / "a", items=12)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "items.json").write_text((folder / "items.json").read_text().replace("item00", "item99"))
+    with pytest.raises(ValueError, match=r"items\.json has hash"):
+        artifact.load(folder)
+    (folder / "items.json").unlink()
+    with pytest.raises(ValueError, match="no file"):
+        artifact.load(folder)
+    manifest["files"] = {"evil.pkl": "0"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"evil\.pkl"):
+        artifact.load(folder)
