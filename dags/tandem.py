@@ -8,21 +8,22 @@ Airflow and the standard library, so that Airflow may live in an environment of 
 A run that has neither fails at once. No run id is ever parsed. Backfill: `airflow backfill create --dag-id tandem_nightly --from-date A --to-date B`.
 
 **No collision.** The night runs from 00:00 UTC and is given up after 11 h; the full training runs on Sunday from 12:00 UTC on Saturday's
-corpora and is given up after 11 h, so neither meets the other's day. It writes a model, never results: if `evaluate` passes it, the next night
-serves it. Should a backfill cross it: both write the same rows per day, the loser of a race exits 75 and its retry finds the work done.
+corpora and is given up after 11 h, so the two never run at once. It writes a model, never results: if `evaluate` passes it, Sunday's night starts
+from it. Should a backfill cross it: both write the same rows per day, the loser of a race exits 75 and its retry finds the work done.
 
 **Settings**, read from the environment of the DAG processor and of the workers: `TANDEM_PYTHON` (interpreter of the job's environment),
 `TANDEM_CONFIG` (configuration file), `TANDEM_SET` (further `section.key=value`, separated by blanks), `TANDEM_GPU_POOL` (pool of `train`; it
 must exist, or `train` waits for ever), `TANDEM_TRAIN_POD` (image: `train` becomes a Kubernetes pod with `TANDEM_TRAIN_GPUS` GPUs, from the pod
 template `TANDEM_POD_TEMPLATE`), `TANDEM_ALERT` (`module:function`, called with the alert's one line).
 
-*Triage*: whatever fails, the tables still serve the day of the newest row of `releases`. The last lines of the failed step's log say what was
-found, what is allowed and where it was set. Every step may be cleared and run again: it replaces exactly its day.
+*Triage*: whatever fails, what was served stays served: the day of the newest row of `releases` that is not `backfilled`. The last lines of the
+step's log say what was found, what is allowed and where it was set. Every step may be cleared and run again: it replaces exactly its day.
 
 - `day` failed: a run without data interval; trigger again with `ds`, e.g. `--conf '{"ds": "2026-11-19"}'`.
 - exit 64, not retried: a wrong date, key or value. Mend the configuration file, clear the step.
-- exit 65, not retried: data refused by a check. `ingest`: table `quarantine` has the rows and reasons, `checks` the limits; after a real empty day
-  run `ingest --allow-empty` by hand and mark the step a success. `train`: a loss that is not finite. `release`: table `checks`; the old day stays.
+- exit 65, not retried: data refused by a check; table `checks` has the value and the limit. `ingest`: table `quarantine` has the rows and reasons;
+  if the day really was empty, run `ingest --allow-empty` by hand, mark the step a success and clear what follows. `evaluate`: the first model of
+  all did not pass, so there is none to serve.
 - exit 69, not retried: a table, file, tool or interpreter is not there; `doctor` names it. Clear the step once it is.
 - exit 75, and 70, a signal (-9 is often memory) or a time limit: retried 3 times, 2, 4 and 8 minutes apart. After the last try: 70 is a bug, report it.
 - `train` or `evaluate` failed for good, and the night must go on: mark both a success; the served model makes the day's results.
@@ -108,7 +109,7 @@ def alert(context: Mapping[str, Any]) -> None:
         ds = "none"
     line = (
         f"ALERT dag={getattr(run, 'dag_id', None)} task={getattr(step, 'task_id', None)} ds={ds} try={getattr(step, 'try_number', None)}"
-        f" reason={context.get('reason') or 'task failed'} log={getattr(step, 'log_url', None)} served=the day of the newest row of table releases"
+        f" reason={context.get('reason') or 'task failed'} log={getattr(step, 'log_url', None)} served=see releases: newest row, not backfilled"
     )
     logging.getLogger("tandem").error(line)
     if ALERT:
@@ -122,7 +123,7 @@ class ReportPage(BaseOperatorLink):
     name = "Report page"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        page = (getattr(operator, "result", None) or {}).get("page", "")
+        page = (getattr(operator, "result", None) or {}).get("path", "")
         return page if "://" in page or not page else Path(page).absolute().as_uri()
 
 

@@ -53,7 +53,7 @@ if act in ("hang", "term"):
         os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(300)
 if "--result" in option:
-    pathlib.Path(option["--result"]).write_text(json.dumps({"rows": {key: 3}, "page": "reports/day.html", "share": float("nan")}))
+    pathlib.Path(option["--result"]).write_text(json.dumps({"rows": {key: 3}, "path": "reports/day.html", "share": float("nan")}))
 sys.exit(act)
 """
 
@@ -317,7 +317,7 @@ def test_good_night_types_the_verbs_in_order(nights: SimpleNamespace) -> None:
 def test_output_is_the_log_and_the_result_is_the_xcom(nights: SimpleNamespace) -> None:
     assert "stub says 2026-11-01 ingest 0" in nights.log
     xcoms = nights.runs["good"]["xcoms"]
-    assert xcoms["ingest.return_value"] == {"rows": {"2026-11-01 ingest": 3}, "page": "reports/day.html", "share": "NaN"}
+    assert xcoms["ingest.return_value"] == {"rows": {"2026-11-01 ingest": 3}, "path": "reports/day.html", "share": "NaN"}
     assert xcoms["report._link_ReportPage"].startswith("file:///") and xcoms["report._link_ReportPage"].endswith("reports/day.html")
 
 
@@ -376,8 +376,17 @@ def test_one_alert_per_failed_night(nights: SimpleNamespace) -> None:
     alerts = nights.alerts.read_text().splitlines()
     failed = ["refused", "misconfigured", "missing", "exhausted", "hanging", "killed", "dateless"]
     assert [re.search(r" ds=(\S+)", line).group(1) for line in alerts] == [day_of(PLANS[name]) for name in failed]
-    assert re.match(r"ALERT dag=tandem_nightly task=ingest ds=2026-11-02 try=1 reason=task failed log=http\S+ served=.* releases$", alerts[0])
+    assert re.match(r"ALERT dag=tandem_nightly task=ingest ds=2026-11-02 try=1 reason=task failed log=http\S+ served=see releases: .*$", alerts[0])
     assert "ALERT dag=tandem_nightly task=ingest" in nights.log
+
+
+def test_run_that_was_given_up_alerts_but_a_failed_step_only_once(module: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    run = SimpleNamespace(dag_id="tandem_nightly", data_interval_end=datetime(2026, 11, 20, tzinfo=UTC))
+    with caplog.at_level(logging.ERROR, logger="tandem"):
+        module.alert({"dag_run": run, "reason": "task_failure"})
+        assert caplog.messages == []
+        module.alert({"dag_run": run, "reason": "timed_out"})
+    assert len(caplog.messages) == 1 and "ds=2026-11-19 try=None reason=timed_out" in caplog.messages[0]
 
 
 # One step by itself
