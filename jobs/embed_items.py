@@ -83,7 +83,7 @@ def numbered(frame: DataFrame, key: str, start: int = 0) -> DataFrame:
         offsets.append(total)
         total += sizes.get(index, 0)
     row = F.col("place") - F.shiftleft(partition.cast("bigint"), ROW_BITS)
-    number = F.array(*map(F.lit, offsets or [start])).getItem(partition) + row
+    number = F.array(*map(F.lit, offsets or [start]))[partition] + row
     return placed.withColumn("number", number.cast("int")).drop("place")
 
 
