@@ -68,8 +68,9 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
     quarantined = replace(spark, config, QUARANTINE, day, quarantine_rows(bad, day, run_id), run_id, allow_empty=True)["rows"]
     found = verdicts(config, rows_in, outcome, versions) + volumes(spark, config, day, outcome, rows_in)
     record(spark, config, "ingest", day, found, run_id)
+    days = accepted_days(outcome, day, allow_empty)
     written = {"items": replace(spark, config, ITEMS, day, good_items(items, day), run_id)["rows"], "quarantine": quarantined}
-    written["events"] = write_events(spark, config, day, judged, run_id, allow_empty, {"sources": versions})
+    written["events"] = write_events(spark, config, day, days, judged, run_id, {"sources": versions})
     for frame in (judged, arrived, items):
         frame.unpersist()
     reasons = {f"{source}: {reason}": rows for (source, reason, _), rows in sorted(outcome.items(), key=str) if reason}
@@ -234,20 +235,30 @@ def volumes(spark: SparkSession, config: Config, day: date, outcome: dict, rows_
     return found
 
 
-def write_events(spark: SparkSession, config: Config, day: date, judged: DataFrame, run_id: str, allow_empty: bool, details: dict) -> int:
+def accepted_days(outcome: dict, day: date, allow_empty: bool) -> dict[date, int]:
+    """Day → accepted rows of the drop, the day itself among them."""
+    days = {day: 0}
+    for (_, reason, each), rows in outcome.items():
+        if reason is None and each is not None:
+            days[each] = days.get(each, 0) + rows
+    if not days[day] and not allow_empty:
+        raise BadData(f"EMPTY_INPUT: no event of {day} was accepted; events and items are left as they are (--allow-empty to empty the day)")
+    return days
+
+
+def write_events(spark: SparkSession, config: Config, day: date, days: dict[date, int], judged: DataFrame, run_id: str, details: dict) -> int:
     """Replace the day, and each open day that the drop adds to (or no longer does); returns the rows of the drop that were accepted."""
-    accepted = judged.where("reason IS NULL").select(*EVENTS.names)
-    days = {row["ds"]: row["count"] for row in accepted.groupBy("ds").count().collect()}
-    if not days.get(day) and not allow_empty:
-        raise BadData(f"EMPTY_INPUT: no event of {day} was accepted; the events are left as they are (--allow-empty to empty the day)")
-    others = None
+    frame = accepted = judged.where("reason IS NULL").select(*EVENTS.names)
+    touched = set(days)
     if day != config.ingest.base_day and exists(spark, config, EVENTS):
         mine = (F.col("ingested_at") >= midnight(day)) & (F.col("ingested_at") < midnight(day + timedelta(days=1)))
         now = open_days(spark, config, day)
-        days |= {row["ds"]: days.get(row["ds"], 0) for row in now.where(mine).select("ds").distinct().collect()}
+        touched |= {row["ds"] for row in now.where(mine).select("ds").distinct().collect()}
         # A row that a later drop gave stays, unless this drop has it too: first come, first kept.
-        others = now.where(~mine).join(accepted.select("event_id"), "event_id", "left_anti").select(*EVENTS.names)
-    for each in sorted({*days, day}):
-        frame = accepted if others is None else accepted.union(others)
-        replace(spark, config, EVENTS, each, frame.where(F.col("ds") == F.lit(each)), run_id, allow_empty=allow_empty or each != day, details=details)
+        others = now.where(~mine).join(accepted.select("event_id"), "event_id", "left_anti")
+        frame = accepted.union(others.select(*EVENTS.names))
+    for each in sorted(touched):
+        # Rebalanced, or every shuffle partition would leave a small file in the day.
+        rows = frame.where(F.col("ds") == F.lit(each)).hint("rebalance")
+        replace(spark, config, EVENTS, each, rows, run_id, allow_empty=True, details=details)
     return sum(days.values())
