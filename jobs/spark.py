@@ -135,7 +135,9 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
             told = "; ".join(f"{name}: expected {declared.get(name, 'no such column')}, found {found.get(name, 'no such column')}" for name in wrong)
             raise BadData(f"table {table.name} at {path} has another schema than declared: {told}")
         return
-    builder = DeltaTable.createIfNotExists(spark).location(path).comment(f"One row per {table.grain}. Written by {table.written_by}.")
+    # Delta's builder reads a location that begins with a dot as a name, not as a path: make a local one absolute.
+    location = path if "://" in path else os.path.abspath(path)
+    builder = DeltaTable.createIfNotExists(spark).location(location).comment(f"One row per {table.grain}. Written by {table.written_by}.")
     for column, declared_field in zip(table.columns, schema(table), strict=True):
         builder = builder.addColumn(column.name, declared_field.dataType, nullable=not column.required, comment=column.comment)
     if table.partition:
