@@ -117,7 +117,7 @@ def test_nights_keep_names_under_both_schemes(spark, config):
         (first, version), (second, same) = (of_day(spark, config, day, scheme) for day in days)
         assert version == same == {outcome[0]["version"]} and len(first) == 50 and len(second) == 60
         assert first.items() <= second.items() and len(set(second.values())) == 60  # i000 to i009 left, and keep their names
-    assert job.run(config, days[1], "again")["written"] == {"item_identifiers": 0}
+        assert job.run(setting, days[1], "again")["written"] == {"item_identifiers": 0}
 
     named, _ = of_day(spark, config, days[1], "semantic")
     level = {item: codes[:-1] for item, codes in named.items()}
