@@ -18,6 +18,8 @@ catalogue broadcasts it where it is small. Aggregates on the driver are sources 
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from functools import reduce
 
@@ -38,7 +40,6 @@ from jobs.warehouse import read_source as read_source
 REQUIRED = {"interactions": ("user_id", "item_id", "event_ts"), "searches": ("user_id", "item_id", "event_ts", "query"), "catalogue": ("item_id", "title")}
 OPTIONAL = ("event_id", "action", "session_id", "ingested_at", "sequence")
 VOLUME_DAYS = 7  # days that a day's volume is held against
-MEMORY_AND_DISK = StorageLevel.MEMORY_AND_DISK
 
 log = logging.getLogger("tandem")
 
@@ -53,29 +54,42 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
     if base and day < base:
         raise BadArgument(f"--date {day}: expected {base} or later; history up to ingest.base_day = {base} is loaded by the run of that day")
     spark = session(config)
-    with readable():
+    with readable(), persisting() as persist:
         deliveries = open_sources(spark, config, day, allow_empty)
         versions = {name: delivery.version for name, delivery in deliveries.items() if delivery.version is not None}
-        items = judge_catalogue(deliveries.pop("catalogue").rows, config.ingest).persist(MEMORY_AND_DISK)
-        arrived = arrivals(spark, config, day, deliveries).persist(MEMORY_AND_DISK)
-        rows_in = {row["source"]: row["count"] for row in arrived.groupBy("source").count().collect()}
-        rows_in |= {"catalogue": items.count()}
-    refuse_empty(rows_in, deliveries, day, allow_empty)
-    judged = judge(arrived, items, earlier_ids(spark, config, day), config.ingest, day).persist(MEMORY_AND_DISK)
-    outcome = tally(judged, items)
-    refuse_missing_column(spark, config, day, outcome, rows_in)
-    bad = judged.unionByName(items, allowMissingColumns=True).where("reason IS NOT NULL")
-    quarantined = replace(spark, config, QUARANTINE, day, quarantine_rows(bad, day, run_id), run_id, allow_empty=True)["rows"]
-    found = verdicts(config, rows_in, outcome, versions) + volumes(spark, config, day, outcome, rows_in)
-    record(spark, config, "ingest", day, found, run_id)
-    days = accepted_days(outcome, day, allow_empty)
-    written = {"items": replace(spark, config, ITEMS, day, good_items(items, day), run_id)["rows"], "quarantine": quarantined}
-    written["events"] = write_events(spark, config, day, days, judged, run_id, {"sources": versions})
-    for frame in (judged, arrived, items):
-        frame.unpersist()
+        items = persist(judge_catalogue(deliveries.pop("catalogue").rows, config.ingest))
+        arrived = persist(arrivals(spark, config, day, deliveries))
+        rows_in = {row["source"]: row["count"] for row in arrived.groupBy("source").count().collect()} | {"catalogue": items.count()}
+        refuse_empty(rows_in, deliveries, day, allow_empty)
+        judged = persist(judge(arrived, items, earlier_ids(spark, config, day), config.ingest, day))
+        outcome = tally(judged, items)
+        refuse_missing_column(spark, config, day, outcome, rows_in)
+        bad = quarantine_rows(judged.unionByName(items, allowMissingColumns=True), day, run_id)
+        quarantined = replace(spark, config, QUARANTINE, day, bad, run_id, allow_empty=True)["rows"]
+        found = verdicts(config, rows_in, outcome, versions) + volumes(spark, config, day, outcome, rows_in)
+        record(spark, config, "ingest", day, found, run_id)
+        days = accepted_days(outcome, day, allow_empty)
+        written = {"quarantine": quarantined, "items": replace(spark, config, ITEMS, day, good_items(items, day), run_id)["rows"]}
+        written["events"] = write_events(spark, config, day, days, judged, run_id, {"sources": versions})
     reasons = {f"{source}: {reason}": rows for (source, reason, _), rows in sorted(outcome.items(), key=str) if reason}
     log.info("ingest %s: %s rows in, written %s, refused %s", day, rows_in, written, reasons)
     return {"rows": written, "rows_in": rows_in, "reasons": reasons}
+
+
+@contextmanager
+def persisting() -> Iterator[Callable[[DataFrame], DataFrame]]:
+    """Persists frames until the block ends, however it ends: a frame left in the cache would answer the next run for the same path."""
+    kept: list[DataFrame] = []
+
+    def persist(frame: DataFrame) -> DataFrame:
+        kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        return frame
+
+    try:
+        yield persist
+    finally:
+        for frame in kept:
+            frame.unpersist()
 
 
 def sources_of(config: Config) -> dict[str, Source]:
@@ -193,7 +207,8 @@ def refuse_missing_column(spark: SparkSession, config: Config, day: date, outcom
                 raise BadData(f"warehouse.{name}: {told}; nothing was written")
 
 
-def quarantine_rows(bad: DataFrame, day: date, run_id: str) -> DataFrame:
+def quarantine_rows(judged: DataFrame, day: date, run_id: str) -> DataFrame:
+    bad = judged.where("reason IS NOT NULL")
     return bad.select(F.lit(day).alias("ds"), "source", "reason", "payload", "payload_hash", F.lit(run_id).alias("run_id"))
 
 
