@@ -15,7 +15,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["pyspark.sql.Spa
     root = tmp_path_factory.mktemp("spark")
     settings = {
         "spark.sql.warehouse.dir": str(root / "warehouse"),
-        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -Xss8m -XX:TieredStopAtLevel=1",
     }
     config = load(None, [f"lake.root={root}", "spark.shuffle_partitions=2", "spark.master=local[2]"])
     running = session(config.model_copy(update={"spark": config.spark.model_copy(update={"conf": settings})}))
