@@ -3,7 +3,8 @@
     recommend   recommend: <item> <item> …        the user's history, oldest first
     search      search: query words [<item> …]     with the history behind it where the search is personalised
 
-(Penha et al. 2024, Table 1.) Every prompt ends in </s>: positions are relative in T5, and only its end marks the latest item. Knows tokens, not tables; rendered when a batch is made, never stored.
+(Penha et al. 2024, Table 1.) Every prompt ends in </s>: positions are relative in T5, and only its end marks the latest item.
+Knows tokens, not tables; rendered when a batch is made, never stored.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,68 @@
+"""Put generated text between the README's markers: `python tests/benchmarks/readme.py` (with --check: only say whether it is there).
+
+<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from jobs.tables import describe
+
+HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
+COLUMNS = [("recall", 10), ("ndcg", 10), ("mrr", 20), ("coverage", 10)]
+
+
+def night(path: Path) -> str:
+    """One night's tables: quality of both tasks, then time and memory of the steps."""
+    held = json.loads(path.read_text())
+    figure = {(row["method"], row["task"], row["metric"], row["k"]): row for row in held["quality"]}
+    lines = [f"`TANDEM_DATA=… {held['command']}` · {held['machine']} · seed {held['seeds'][0]} · {held['date']} · commit {held['commit']}", ""]
+    for task in ("recommend", "search"):
+        methods = sorted({m for m, t, metric, k in figure if t == task and (metric, k) == ("ndcg", 10)}, key=lambda m: -figure[m, task, "ndcg", 10]["value"])
+        if not methods:
+            continue
+        count = figure[methods[0], task, "ndcg", 10]["n"]
+        lines += [f"| {task}, {count:,} test examples | " + " | ".join(f"{metric}@{k}" for metric, k in COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+        for method in methods:
+            cells = [cell(figure.get((method, task, *column))) for column in COLUMNS]
+            lines.append(f"| {'**model**' if method == 'model' else method} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["| step | seconds | peak MB |", "|---|---|---|"]
+    lines += [f"| {step['verb']} | {step['seconds']:.0f} | {step['peak_mb']:,} |" for step in held["steps"]]
+    lines += [f"| **whole night, cold start included** | **{held['seconds']:.0f}** | **{max(step['peak_mb'] for step in held['steps']):,}** |"]
+    return "\n".join(lines)
+
+
+def cell(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    interval = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["metric"] == "ndcg" and row["ci_low"] is not None else ""
+    return f"{row['value']:.4f}{interval}"
+
+
+def filled(text: str) -> str:
+    made = {"tables": describe} | {path.stem: lambda path=path: night(path) for path in (HERE / "results").glob("night_*.json")}
+
+    def between(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return f"<!-- {name} -->\n{made[name]()}\n<!-- /{name} -->" if name in made else match.group(0)
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", between, text, flags=re.S)
+
+
+def main(arguments: list[str]) -> int:
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    if "--check" in arguments:
+        if new != text:
+            print("README.md differs from what its sources say: run `python tests/benchmarks/readme.py`", file=sys.stderr)
+        return int(new != text)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
