@@ -37,6 +37,8 @@ GATE_K = 10
 HEAD, TORSO = 0.01, 0.20  # upper bounds of an item's place by popularity, as a share of the catalogue
 SHORT = 5  # actions of a short history, at most
 
+RANKING = ("example_id", "rank", "item_id", "error")
+
 # (task, slice, method, metric, k) → (value, ci_low, ci_high, test examples)
 Figures = dict[tuple[str, str, str, str, int], tuple[float, float | None, float | None, int]]
 
@@ -207,31 +209,22 @@ def table(figures: Figures, methods: tuple[str, ...]) -> str:
         lines.append(f"{task:<18}{'recall@10':>10}{'ndcg@10':>10}{'95 % interval':>20}{'mrr@10':>10}{'coverage':>10}")
         for method in methods:
             if (task, "all", method, "ndcg", GATE_K) in figures:
-                recall, ndcg, mrr, coverage = (figures[task, "all", method, metric, GATE_K] for metric in ("recall", "ndcg", "mrr", "coverage"))
+                recall, ndcg, mrr, coverage = (figures.get((task, "all", method, name, GATE_K), (0.0,)) for name in ("recall", "ndcg", "mrr", "coverage"))
                 lines.append(f"  {method:<16}{recall[0]:10.4f}{ndcg[0]:10.4f}{f'{ndcg[1]:.4f} to {ndcg[2]:.4f}':>20}{mrr[0]:10.4f}{coverage[0]:10.4f}")
     return "\n".join(lines)
 
 
 def all_rankings(
-    spark: SparkSession,
-    config: Config,
-    models: Mapping[str, Row],
-    task: str,
-    train: DataFrame,
-    valid: DataFrame,
-    examples: DataFrame,
-    items: DataFrame,
-    depth: int,
-) -> DataFrame:
-    """(method, task, example_id, rank, item_id, error) of the models and the baselines, for one task."""
+    spark: SparkSession, config: Config, models: Mapping[str, Row], task: str, train: DataFrame, valid: DataFrame, examples: DataFrame, items: DataFrame, k: int
+) -> dict[str, DataFrame]:
+    """Method → rankings (RANKING) of the models and the baselines, for one task."""
     requests = as_requests(examples, task, config)
     counts = baselines.training_counts(train).where(F.col("task") == task).drop("task")
     catalogue = on_workers(spark, shelf(items, counts))
-    made = {method: model_rankings(spark, config, model, task, requests, catalogue, depth) for method, model in models.items() if task in tasks_of(model)}
-    for method, frame in baselines.rankings(spark, config, task, train, valid, requests, items, depth).items():
+    made = {method: model_rankings(spark, config, model, task, requests, catalogue, k) for method, model in models.items() if task in tasks_of(model)}
+    for method, frame in baselines.rankings(spark, config, task, train, valid, requests, items, k).items():
         made[method] = frame.withColumn("error", F.lit(None).cast("string"))
-    columns = ("example_id", "rank", "item_id", "error")
-    return reduce(DataFrame.unionAll, [frame.select(F.lit(method).alias("method"), F.lit(task).alias("task"), *columns) for method, frame in made.items()])
+    return made
 
 
 def tasks_of(model: Row) -> list[str]:
@@ -250,18 +243,22 @@ def measure(spark: SparkSession, config: Config, day: date, models: Mapping[str,
     tasks = sorted(row.task for row in chosen.select("task").distinct().collect())  # at most two
     if not tasks:
         raise BadData(f"no test examples of {', '.join(tasks_of(models['model']))} for {day}: expected corpora rows of the last corpora.test_days day(s)")
+    for task in set(tasks_of(models["model"])) - set(tasks):
+        log.warning("evaluate: no test examples of %s on %s: the model is judged without it", task, day)
     per_task = [item_popularity(items, counts.where(F.col("task") == task)).withColumn("task", F.lit(task)) for task in tasks]
     popularity = reduce(DataFrame.unionAll, per_task).persist()
     examples = with_slices(chosen, popularity, train).persist()
-    depth = max(ks)
-    rankings = reduce(DataFrame.unionAll, [all_rankings(spark, config, models, task, train, valid, examples, items, depth) for task in tasks]).persist()
-    made = {(row.task, row.method) for row in rankings.select("task", "method").distinct().collect()}  # tasks × methods
+    lists = {task: all_rankings(spark, config, models, task, train, valid, examples, items, max(ks)) for task in tasks}
+    made = {(task, method): frame for task in tasks for method, frame in lists[task].items()}
+    long = [frame.select(F.lit(method).alias("method"), F.lit(task).alias("task"), *RANKING) for (task, method), frame in made.items()]
+    rankings = reduce(DataFrame.unionAll, long).persist()
     methods = ("model", *sorted({method for _, method in made} - {"model"}, key=lambda name: (name != "served", name)))
     figures = rank_figures(spark, target_ranks(examples, rankings, methods), methods, ks, config.evaluate.bootstrap)
     figures = {key: figure for key, figure in figures.items() if (key[0], key[2]) in made}
     of_catalogue, unknown = catalogue_figures(rankings, popularity, ks)
     found = faults(rankings)
-    checks = decide(figures | of_catalogue, {t: unknown[t, "model"] + found[t][0] for t in tasks}, {t: found[t][1] for t in tasks}, config.gate)
+    invalid = {task: unknown.get((task, "model"), 0) + found.get(task, (0, 0.0))[0] for task in tasks}
+    checks = decide(figures | of_catalogue, invalid, {task: found.get(task, (0, 0.0))[1] for task in tasks}, config.gate)
     for frame in (rankings, examples, popularity, items, train, valid):
         frame.unpersist()
     return figures | of_catalogue, checks, methods
