@@ -141,7 +141,7 @@ class Train(Section):
     epochs: int = Field(default=20, ge=1)
     warm_start: bool = Field(default=True, description="start from the newest passed model; false trains from scratch")
     warm_epochs: int = Field(default=4, ge=1, description="epochs of a warm start")
-    patience: int = Field(default=3, ge=1, description="epochs without a better mean validation NDCG@10 before stopping")
+    patience: int = Field(default=3, ge=1, description="epochs without a better geometric mean of the tasks' validation NDCG@10 before stopping")
     batch_size: int = Field(default=256, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)

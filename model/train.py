@@ -228,7 +228,9 @@ class Training:
     def end_epoch(self) -> None:
         progress = self.progress
         point = {"epoch": progress.epoch + 1, "loss": progress.loss_sum / max(1, progress.batch), **self.validate()}
-        score = float(np.mean([value for name, value in point.items() if name.endswith("ndcg@10")] or [-point["loss"]]))
+        # The geometric mean: a task whose figures are small counts as much as one whose figures are large.
+        reached = [value for name, value in point.items() if name.endswith("ndcg@10")]
+        score = float(np.exp(np.mean(np.log(np.maximum(reached, 1e-6))))) if reached else -point["loss"]
         if score > progress.best or progress.best_epoch < 0:
             progress.best, progress.best_epoch = score, progress.epoch + 1
             self.best_weights = {name: weight.clone() for name, weight in artifact.weights_of(self.model).items()}
