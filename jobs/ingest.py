@@ -273,7 +273,6 @@ def write_events(spark: SparkSession, config: Config, day: date, days: dict[date
         others = now.where(~mine).join(accepted.select("event_id"), "event_id", "left_anti")
         frame = accepted.union(others.select(*EVENTS.names))
     for each in sorted(touched):
-        # Rebalanced, or every shuffle partition would leave a small file in the day.
-        rows = frame.where(F.col("ds") == F.lit(each)).hint("rebalance")
+        rows = frame.where(F.col("ds") == F.lit(each))
         replace(spark, config, EVENTS, each, rows, run_id, allow_empty=True, details=details)
     return sum(days.values())
