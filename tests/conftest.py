@@ -1,11 +1,16 @@
 """One Spark session for all tests; a lake of its own for each."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.config import Config, load
+
+
+# Tiny models on few cores: threads of theirs would only wait for each other, and for Spark's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
