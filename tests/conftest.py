@@ -8,7 +8,6 @@ import pytest
 
 from jobs.config import Config, load
 
-
 # Tiny models on few cores: threads of theirs would only wait for each other, and for Spark's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
