@@ -62,6 +62,7 @@ def specification(config: Config, day: date, pinned: dict[str, int], parent: str
         "test_from": test_from.isoformat(),
         "scheme": config.identifiers.scheme,
         "history_length": config.corpora.history_length,
+        "exclude_seen": config.recommend.exclude_seen,
         "train": config.train.model_dump(mode="json", exclude={"launcher"}),
         "parent": f"{root}/{parent}" if parent else None,
     }

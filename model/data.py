@@ -54,6 +54,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.task)
 
+    @property
+    def repeats(self) -> np.ndarray:
+        """bool [n]: whether the target stands in the history."""
+        owner = np.repeat(np.arange(len(self)), self.history.lengths)
+        return np.bincount(owner, weights=self.history.values == self.target[owner], minlength=len(self)) > 0
+
     def take(self, rows: np.ndarray) -> "Examples":
         return Examples(self.tasks, self.task[rows], self.history.take(rows), self.query.take(rows), self.target[rows])
 

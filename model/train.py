@@ -91,8 +91,8 @@ class Training:
         train = corpora.filter(splits == "train")
         self.vocabulary = self.make_vocabulary(codes, train, day)
         limit = self.settings["max_query_tokens"]
-        self.train = data.encode(train, self.tasks, self.item_ids, self.vocabulary, limit)
-        valid = data.encode(corpora.filter(splits == "valid"), self.tasks, self.item_ids, self.vocabulary, limit)
+        self.train = self.servable(data.encode(train, self.tasks, self.item_ids, self.vocabulary, limit))
+        valid = self.servable(data.encode(corpora.filter(splits == "valid"), self.tasks, self.item_ids, self.vocabulary, limit))
         self.valid = valid.take(self.draw_valid(valid))
         self.prefixes = {task: self.vocabulary.task_tokens(task) for task in self.tasks}
         if len(self.train) == 0:
@@ -102,6 +102,12 @@ class Training:
             raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
         counts = {task: int((self.train.task == i).sum()) for i, task in enumerate(self.tasks)}
         log.info("%s training and %d validation examples, %d items, %d tokens", counts, len(self.valid), len(self.item_ids), self.vocabulary.size)
+
+    def servable(self, examples: data.Examples) -> data.Examples:
+        """Where items of the history are not recommended again, they are not learnt as answers either."""
+        if not self.spec["exclude_seen"] or "recommend" not in self.tasks:
+            return examples
+        return examples.take(np.flatnonzero(~(examples.repeats & (examples.task == self.tasks.index("recommend")))))
 
     def draw_valid(self, valid: data.Examples) -> np.ndarray:
         rng = np.random.default_rng(self.settings["seed"])
@@ -250,7 +256,9 @@ class Training:
             if not len(rows):
                 continue
             held = self.valid.take(rows)
-            answers = ranker.rank_rows(task, [held.history[i] for i in range(len(held))], [held.query[i] for i in range(len(held))], 10, 20)
+            histories = [held.history[i] for i in range(len(held))]
+            hidden = [ranker.leaf_of_row[history] for history in histories] if task == "recommend" and self.spec["exclude_seen"] else None
+            answers = ranker.rank_rows(task, histories, [held.query[i] for i in range(len(held))], 10, 20, hidden)
             ranks = np.array([rank_of(answer[0], target) for answer, target in zip(answers, held.target, strict=True)])
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
         return figures

@@ -13,6 +13,7 @@ import pytest
 from worlds import DAY, ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import artifact, rank, train
+from model.data import Examples, Ragged
 
 
 def trained(root: Path, **settings: object) -> rank.Ranker:
@@ -187,3 +188,15 @@ def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"evil\.pkl"):
         artifact.load(folder)
+
+
+def test_what_is_never_served_is_not_learnt() -> None:
+    """Repeats are found row by row, also where a history is empty."""
+    examples = Examples(
+        ("recommend",),
+        np.zeros(4, np.int8),
+        Ragged(np.array([1, 2, 3, 3]), np.array([0, 2, 2, 3, 4])),
+        Ragged(np.empty(0), np.zeros(5, int)),
+        np.array([2, 1, 1, 3]),
+    )
+    assert examples.repeats.tolist() == [True, False, False, True]

@@ -93,6 +93,7 @@ def training_spec(root: Path, scheme: str = "atomic", **settings: Any) -> dict[s
         "test_from": test_from.isoformat(),
         "scheme": scheme,
         "history_length": 8,
+        "exclude_seen": False,
         "train": config.train.model_dump(mode="json", exclude={"launcher"}) | small | settings,
         "parent": None,
         "spec_hash": "0" * 64,
