@@ -13,9 +13,11 @@ from html import escape
 from typing import Any
 
 import matplotlib
+from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 
 K = 10  # depth of the figures shown
+BEYOND = ("coverage", "novelty", "popularity")
 
 INK, MODEL, RIVAL, BAD = "#1d2733", "#0b6bcb", "#7a8797", "#b3261e"
 STYLE = """
@@ -50,10 +52,15 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]], ours: str | None =
 
     def cell(value: Any) -> str:
         text, small = value if isinstance(value, tuple) else (value, "")
-        return f"<td>{escape(str(text))}{f'<small>{escape(small)}</small>' if small else ''}</td>"
+        return f"<td>{broken(str(text))}{f'<small>{escape(small)}</small>' if small else ''}</td>"
 
     lines = "".join(f"<tr{' class=ours' if row[0] == ours else ''}>{''.join(map(cell, row))}</tr>\n" for row in map(list, rows))
     return f'<div class="wide"><table><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead><tbody>\n{lines}</tbody></table></div>'
+
+
+def broken(name: str) -> str:
+    """The name, escaped, with leave to break lines behind its underscores: a phone is narrow."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -63,7 +70,7 @@ def number(value: float | None, digits: int = 4) -> str:
 def alerts(failed: list[Any], release: Any, day: date) -> str:
     lines = [
         f'<p class="alert{"" if a.severity == "fail" else " warn"}"><b>{"FAILED" if a.severity == "fail" else "Warning"}: '
-        f"{escape(a.step)}, {escape(a.check)}</b> found {number(a.value)}, allowed {number(a.threshold)}</p>"
+        f"{escape(a.step)}, {broken(a.check)}</b> found {number(a.value)}, allowed {number(a.threshold)}</p>"
         for a in sorted(failed, key=lambda a: (a.severity != "fail", a.step, a.check))
     ]
     if release is not None and release.ds != day:
@@ -92,21 +99,23 @@ def quality(figures: Quality) -> str:
     parts = []
     for task in sorted({key[0] for key in figures}):
         methods = sorted({m for t, m, s, _ in figures if (t, s) == (task, "all")}, key=lambda m: -figures[task, m, "all", "ndcg"].value)
-        rows = []
-        for m in methods:
-            of = {metric: figures.get((task, m, "all", metric)) for metric in ("ndcg", "recall", "mrr", "coverage", "novelty", "popularity")}
-            interval = f"{number(of['ndcg'].ci_low)} to {number(of['ndcg'].ci_high)}"
-            rest = [
-                number(of[name].value if of[name] else None, d) for name, d in (("recall", 4), ("mrr", 4), ("coverage", 2), ("novelty", 1), ("popularity", 2))
-            ]
-            rows.append([m, (number(of["ndcg"].value), interval), *rest])
-        head = ["", f"NDCG@{K}", "Recall", "MRR", "Coverage", "Novelty", "Popularity"]
+        head, beyond = ["", f"NDCG@{K}", "Recall", "MRR"], ["", "Coverage", "Novelty", "Popularity"]
+        rows = [[m, *(quality_cell(figures.get((task, m, "all", metric)), metric == "ndcg") for metric in ("ndcg", "recall", "mrr"))] for m in methods]
+        more = [[m, *(number(figures[task, m, "all", name].value, 2) if (task, m, "all", name) in figures else "–" for name in BEYOND)] for m in methods]
         n = figures[task, "model", "all", "ndcg"].n
         gains = {m: figures[task, m, "all", "ndcg_gain"] for m in methods if (task, m, "all", "ndcg_gain") in figures}
-        parts.append(f'<h3>{escape(task)} <span class="quiet">{n:,} test requests</span></h3>{table(head, rows, "model")}{gain_chart(task, gains)}')
+        tables = f"<div class=two><div>{table(head, rows, 'model')}</div><div>{gain_chart(task, gains)}{table(beyond, more, 'model')}</div></div>"
+        parts.append(f'<h3>{escape(task)} <span class="quiet">{n:,} test requests</span></h3>{tables}')
     told = "Ranked against the whole catalogue, depth 10; small print: 95 % bootstrap interval. Coverage: share of the catalogue shown. "
     told += "Novelty in bits. Popularity: mean percentile of what is shown, 1 the most popular."
     return f'<h2>Quality against the baselines</h2><p class="quiet">{told}</p>{"".join(parts)}'
+
+
+def quality_cell(row: Any, interval: bool) -> Any:
+    """The figure; on demand with its interval in small print."""
+    if row is None or row.ci_low is None or not interval:
+        return number(row.value if row else None)
+    return number(row.value), f"{row.ci_low:.3f}–{row.ci_high:.3f}"
 
 
 def gain_chart(task: str, gains: dict[str, Any]) -> str:
@@ -140,7 +149,7 @@ def curve(points: list[dict[str, Any]]) -> str:
     axes.legend(frameon=False)
     last = ", ".join(f"{name} {number(points[-1].get(name))}" for name in names)
     losses = f"{number(points[0].get('loss'), 2)} to {number(points[-1].get('loss'), 2)}"
-    told = f'<p class="quiet">{len(points)} epochs, {sum(p.get("seconds") or 0 for p in points):.0f} s; loss {losses}.</p>'
+    told = f'<p class="quiet">{len(points)} epochs, {points[-1].get("seconds") or 0:.0f} s; loss {losses}.</p>'
     return "<h2>Learning</h2>" + told + svg(figure, f"Validation NDCG@10 by epoch; at the end {last}")
 
 
@@ -162,7 +171,8 @@ def nights(rows: list[Any]) -> str:
         axes.set_ylim(bottom=0)
         axes.set_ylabel(f"NDCG@{K}")
         axes.legend(frameon=False)
-        figure.autofmt_xdate()
+        axes.xaxis.set_major_formatter(DateFormatter("%m-%d"))
+        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=7))
         told = "; ".join(f"{row.ds} {row.value:.4f}" for row in mine if row.method == "model")
         parts.append(f"<h3>{escape(task)}</h3>{svg(figure, f'NDCG@{K} of the model by night, {task}: {told}')}")
     return f"<h2>The last nights</h2><div class=two>{''.join(f'<div>{part}</div>' for part in parts)}</div>"
@@ -183,9 +193,7 @@ def slices(figures: Quality) -> str:
 
 
 def quarantine(rows: list[Any]) -> str:
-    told = (
-        table(["source and reason", "rows"], [[f"{row.source}: {row.reason}", f"{row['count']:,}"] for row in rows]) if rows else "<p>No row was refused.</p>"
-    )
+    told = table(["source and reason", "rows"], [[f"{row.source}: {row.reason}", f"{row.rows:,}"] for row in rows]) if rows else "<p>No row was refused.</p>"
     return f"<h2>Quarantine</h2>{told}"
 
 

@@ -56,7 +56,8 @@ def run(config: Config, day: date, run_id: str) -> dict:
     """
     spark = session(config)
     pinned = versions(spark, config, INPUTS)
-    before = served(spark, config)
+    rows = releases(spark, config)
+    before = served_of(rows)
     staged = {name: staged_rows(spark, config, name, day, pinned) for name in PUBLISHED}
     items = read(spark, config, ITEMS, at=day, version=pinned.get(ITEMS.name))
     found = {}
@@ -64,15 +65,15 @@ def run(config: Config, day: date, run_id: str) -> dict:
         old = latest(spark, config, PUBLISHED[name][0]) if before else frame.limit(0)
         found[name] = measure(frame, items, old).first().asDict()  # one row of counts
         log.info("release: %s: %d rows answer %d requests", name, found[name]["rows"], found[name]["requests"])
-    checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(spark, config, name, day))]
+    checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(rows, name, day))]
     record(spark, config, "release", day, checks + judge_model(spark, config, found), run_id)
 
     published = {name: publish(spark, config, PUBLISHED[name][0], day, frame, run_id) for name, frame in staged.items()}
-    written = sum(rows for rows, _ in published.values())
+    written = sum(committed for committed, _ in published.values())
     outputs = {name: version for name, (_, version) in published.items()}
     counts = {name: {"rows": f["rows"], "requests": f["requests"]} for name, f in found.items()}
     status = "backfilled" if before and day < before.ds else "released"
-    last = newest(spark, config, F.col("ds") == F.lit(day))
+    last = next((row for row in rows if row.ds == day), None)
     known = last is not None and json.loads(last.output_versions) == outputs
     if not (written == 0 and known and (status == "backfilled" or last.released_at == before.released_at)):
         model_version = next(f["model"] for f in found.values() if f["rows"])
@@ -170,13 +171,13 @@ def judge_model(spark: SparkSession, config: Config, found: Mapping[str, Mapping
     ]
 
 
-def earlier(spark: SparkSession, config: Config, table: str, day: date) -> list[int]:
-    """Requests answered in the last releases of days before this one: at most WEEK numbers."""
-    if not exists(spark, config, RELEASES):
-        return []
-    before = read(spark, config, RELEASES).where((F.col("ds") < F.lit(day)) & (F.col("status") != "rollback"))
-    last = before.groupBy("ds").agg(F.max_by("counts", "released_at").alias("counts")).orderBy(F.desc("ds")).limit(WEEK).collect()
-    return [json.loads(row.counts)[table]["requests"] for row in last]
+def earlier(rows: list[Row], table: str, day: date) -> list[int]:
+    """Requests answered in the last releases of days before this one: at most WEEK numbers, a day's newest release each."""
+    days: dict[date, int] = {}
+    for row in rows:
+        if row.ds < day and row.status != "rollback":
+            days.setdefault(row.ds, json.loads(row.counts)[table]["requests"])
+    return [days[ds] for ds in sorted(days)[-WEEK:]]
 
 
 def publish(spark: SparkSession, config: Config, table: Table, day: date, frame: DataFrame, run_id: str) -> tuple[int, int]:
@@ -192,23 +193,27 @@ def publish(spark: SparkSession, config: Config, table: Table, day: date, frame:
 
 def point(spark: SparkSession, config: Config, values: tuple, run_id: str) -> None:
     """Append one row to releases. Its released_at is now, or just after the newest row's where this machine's clock is behind."""
-    last = newest(spark, config, F.lit(True))
     now = datetime.now(UTC)
-    if last is not None:
-        now = max(now, last.released_at.astimezone(UTC) + timedelta(microseconds=1))
+    for row in releases(spark, config)[:1]:
+        now = max(now, row.released_at.astimezone(UTC) + timedelta(microseconds=1))
     row = tuple(json.dumps(value, sort_keys=True) if isinstance(value, dict) else value for value in values)
     append(spark, config, RELEASES, spark.createDataFrame([(*row, now)], schema(RELEASES)), run_id)
 
 
-def newest(spark: SparkSession, config: Config, condition) -> Row | None:
+def releases(spark: SparkSession, config: Config) -> list[Row]:
+    """Every row of releases, newest first: one or a few per night, so that ten years of them are small."""
     if not exists(spark, config, RELEASES):
-        return None
-    return read(spark, config, RELEASES).where(condition).orderBy(F.desc("released_at")).first()
+        return []
+    return sorted(read(spark, config, RELEASES).collect(), key=lambda row: row.released_at, reverse=True)
+
+
+def served_of(rows: list[Row]) -> Row | None:
+    return next((row for row in rows if row.status != "backfilled"), None)
 
 
 def served(spark: SparkSession, config: Config) -> Row | None:
     """The row of releases that is served now; None before the first release."""
-    return newest(spark, config, F.col("status") != "backfilled")
+    return served_of(releases(spark, config))
 
 
 def latest(spark: SparkSession, config: Config, table: Table) -> DataFrame:

@@ -84,7 +84,14 @@ def past(spark: SparkSession, config: Config, day: date) -> list[Row]:
 def quarantined(spark: SparkSession, config: Config, day: date) -> list[Row]:
     if not exists(spark, config, QUARANTINE):
         return []
-    return read(spark, config, QUARANTINE).where(F.col("ds") == F.lit(day)).groupBy("source", "reason").count().orderBy(F.desc("count"), "reason").collect()
+    return (
+        read(spark, config, QUARANTINE)
+        .where(F.col("ds") == F.lit(day))
+        .groupBy("source", "reason")
+        .agg(F.count("*").alias("rows"))
+        .orderBy(F.desc("rows"), "reason")
+        .collect()
+    )
 
 
 def examples(spark: SparkSession, config: Config, release: Row) -> dict[str, list[dict[str, Any]]]:

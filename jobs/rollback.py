@@ -18,9 +18,9 @@ from pyspark.sql import functions as F
 
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput
-from jobs.release import point, served
+from jobs.release import point, releases, served_of
 from jobs.spark import read, session
-from jobs.tables import RELEASES, TABLES
+from jobs.tables import TABLES
 
 log = logging.getLogger("tandem")
 
@@ -31,12 +31,13 @@ def run(config: Config, day: date, run_id: str) -> dict:
     Raises BadArgument (the day is not the served one), MissingInput (no earlier release), BadData (its rows are no longer whole).
     """
     spark = session(config)
-    now = served(spark, config)
+    rows = releases(spark, config)
+    now = served_of(rows)
     if now is None:
         raise MissingInput(f"nothing was released below {config.lake.root} (lake.root): there is nothing to roll back")
     if now.ds != day:
         raise BadArgument(f"--date {day}: the served release is of {now.ds}; name that day to leave it")
-    target = previous(spark, config, now)
+    target = previous(rows, now)
     if target is None:
         raise MissingInput(f"the served release of {now.ds} is the oldest one: there is none to roll back to")
     verify(spark, config, target)
@@ -46,14 +47,12 @@ def run(config: Config, day: date, run_id: str) -> dict:
     return {"left": str(now.ds), "served": str(target.ds), "run_id": target.run_id}
 
 
-def previous(spark: SparkSession, config: Config, now: Row) -> Row | None:
+def previous(rows: list[Row], now: Row) -> Row | None:
     """The release before this one in the order (ds, released_at); a rollback row stands where the release it repeats does."""
-    releases = read(spark, config, RELEASES).where(F.col("status") != "rollback")
-    if now.status == "rollback":
-        same = [F.col(name) == F.lit(now[name]) for name in ("ds", "run_id", "output_versions")]
-        now = releases.where(same[0] & same[1] & same[2]).orderBy(F.desc("released_at")).first()
-    before = (F.col("ds") < F.lit(now.ds)) | ((F.col("ds") == F.lit(now.ds)) & (F.col("released_at") < F.lit(now.released_at)))
-    return releases.where(before).orderBy(F.desc("ds"), F.desc("released_at")).first()
+    made = sorted((row for row in rows if row.status != "rollback"), key=lambda row: (row.ds, row.released_at))
+    same = [row for row in made if (row.ds, row.run_id, row.output_versions) == (now.ds, now.run_id, now.output_versions)]
+    before = made[: made.index(same[-1])]
+    return before[-1] if before else None
 
 
 def verify(spark: SparkSession, config: Config, target: Row) -> None:

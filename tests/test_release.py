@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from deltalake import DeltaTable
 
 from jobs import release, rollback
 from jobs.config import load
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
-from jobs.spark import append, current_version, read, replace, schema
-from jobs.tables import CHECKS, ITEMS, MODELS, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS
+from jobs.spark import create, path_of, read, schema
+from jobs.tables import CHECKS, ITEMS, MODELS, RECOMMENDATIONS, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS
 
 D1 = date(2026, 11, 17)
 D2, D3 = D1 + timedelta(days=1), D1 + timedelta(days=2)
@@ -26,20 +27,27 @@ def result(day, query, user, rank, item):
     return (day, query, user, rank, item, -float(rank), "model", "m1", "r", NOW)
 
 
+def write(spark, config, table, rows, where=None):
+    """Rows into a table, in place of those `where`, without the audit of `replace`: the tests' inputs are not what is tested."""
+    create(spark, config, table)
+    writer = spark.createDataFrame(rows, schema(table)).coalesce(1).write.format("delta")
+    writer = writer.mode("overwrite").option("replaceWhere", where) if where else writer.mode("append")
+    writer.save(path_of(config, table))
+
+
+def prepare(spark, config, status="passed"):
+    """Ten items on each of three days, i9 withdrawn; one model."""
+    write(spark, config, ITEMS, [(f"i{i}", f"Item {i}", f"item {i}", ["all"], i != 9, day) for day in (D1, D2, D3) for i in range(10)])
+    write(spark, config, MODELS, [("m1", "bridge", "artifacts/m1", "h", "{}", "h", "{}", "0", None, "[]", status, "r", NOW, D1)])
+
+
 def stage(spark, config, day, answers, queries=None):
     """Stage lists of items per user, and per query."""
-    items = [(f"i{i}", f"Item {i}", f"item {i}", ["all"], i != 9, day) for i in range(10)]
-    replace(spark, config, ITEMS, day, spark.createDataFrame(items, schema(ITEMS)), "r")
     rows = [recommendation(day, user, rank, item) for user, ranked in answers.items() for rank, item in enumerate(ranked, 1)]
-    replace(spark, config, STAGED_RECOMMENDATIONS, day, spark.createDataFrame(rows, schema(STAGED_RECOMMENDATIONS)), "r")
+    write(spark, config, STAGED_RECOMMENDATIONS, rows, f"ds = '{day}'")
     if queries:
         rows = [result(day, query, None, rank, item) for query, ranked in queries.items() for rank, item in enumerate(ranked, 1)]
-        replace(spark, config, STAGED_SEARCH_RESULTS, day, spark.createDataFrame(rows, schema(STAGED_SEARCH_RESULTS)), "r")
-
-
-def add_model(spark, config, version="m1", status="passed"):
-    row = (version, "bridge", "artifacts/m1", "h", "{}", "h", "{}", "0", None, "[]", status, "r", NOW, D1)
-    append(spark, config, MODELS, spark.createDataFrame([row], schema(MODELS)), "r")
+        write(spark, config, STAGED_SEARCH_RESULTS, rows, f"ds = '{day}'")
 
 
 def served_items(spark, config):
@@ -50,6 +58,10 @@ def served_items(spark, config):
         for frame in [release.wide(release.latest(spark, config, table))]
         for row in frame.collect()
     }
+
+
+def published_versions(config):
+    return {name: DeltaTable(f"{config.lake.root}/{name}").version() for name in ("recommendations", "search_results", "releases")}
 
 
 def test_measure_counts_each_fault_where_it_is(spark, config):
@@ -120,17 +132,16 @@ def test_life_of_a_lake(spark, tmp_path):
     config = load(None, [f"lake.root={tmp_path}", "spark.master=local[2]"])
     with pytest.raises(MissingInput, match="nothing was released"):
         release.latest(spark, config, RECOMMENDATIONS)
-    add_model(spark, config)
+    prepare(spark, config)
     first = {"u1": ["i1", "i2"], "u2": ["i3"]}
     stage(spark, config, D1, first, {"red shoe": ["i4", "i5"]})
     done = release.run(config, D1, "night1")
     assert done == {"status": "released", "rows": {"recommendations": 3, "search_results": 2}, "written": 5}
-    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
 
     # R10: the same again commits nothing anywhere.
-    before = {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)}
+    before = published_versions(config)
     assert release.run(config, D1, "night1-again")["written"] == 0
-    assert {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)} == before
+    assert published_versions(config) == before
 
     # R13: killed between the two publishes, readers still see the first release; a rerun completes. No query was answered.
     second = {"u1": ["i5"], "u2": ["i6"], "u3": ["i7"]}
@@ -142,55 +153,50 @@ def test_life_of_a_lake(spark, tmp_path):
 
     # A refused audit publishes nothing, tells why, and the day before is still served.
     stage(spark, config, D3, {"u1": ["i9"]}, {"red shoe": ["nowhere"]})
-    before = {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)}
+    before = published_versions(config)
     with pytest.raises(BadData, match=r"recommendations\.unknown_items: found 1\.0, allowed 0\.0; search_results\.unknown_items"):
         release.run(config, D3, "night3")
-    assert {table.name: current_version(spark, config, table) for table in (RECOMMENDATIONS, SEARCH_RESULTS, RELEASES)} == before
+    assert published_versions(config) == before
     assert read(spark, config, CHECKS, at=D3).where("severity = 'fail' AND NOT passed").count() == 2
-    assert served_items(spark, config) == second
 
-    # The same day released anew, then left: the rows before come back exactly, by their Delta version; then the day before; then no more.
+    # The same day released anew is served; an older day is published, but not served.
     stage(spark, config, D2, {"u1": ["i8"], "u2": ["i6"]})
     release.run(config, D2, "night2-mended")
+    stage(spark, config, D1, {"u1": ["i2"]})
+    assert release.run(config, D1, "backfill")["status"] == "backfilled"
     assert served_items(spark, config) == {"u1": ["i8"], "u2": ["i6"]}
+    assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 1
+    rows = release.releases(spark, config)
+    assert [(row.run_id, row.status) for row in reversed(rows)] == [
+        ("night1", "released"), ("night2", "released"), ("night2-mended", "released"), ("backfill", "backfilled")
+    ]  # fmt: skip
+    assert release.earlier(rows, "recommendations", D3) == [1, 2]
+
+    # Left, the rows before come back exactly, by their Delta version; then those of the day before; and so on to the first.
     with pytest.raises(BadArgument, match="served release is of 2026-11-18"):
         rollback.run(config, D1, "wrong")
     assert rollback.run(config, D2, "back") == {"left": "2026-11-18", "served": "2026-11-18", "run_id": "night2"}
     assert served_items(spark, config) == second
-    assert rollback.run(config, D2, "back2")["run_id"] == "night1"
+    assert rollback.run(config, D2, "back2")["run_id"] == "backfill"
+    assert rollback.run(config, D1, "back3")["run_id"] == "night1"
     assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
     with pytest.raises(MissingInput, match="oldest"):
-        rollback.run(config, D1, "back3")
-
-    # Releasing a day again serves it; an older day is then published, but not served.
-    assert release.run(config, D2, "night2-again")["status"] == "released"
-    stage(spark, config, D1, {"u1": ["i2"]}, {"red shoe": ["i5"]})
-    assert release.run(config, D1, "backfill")["status"] == "backfilled"
-    assert served_items(spark, config) == {"u1": ["i8"], "u2": ["i6"]}
-    assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 1
-    assert release.run(config, D1, "backfill-again")["written"] == 0
-    statuses = [(row.run_id, row.status) for row in read(spark, config, RELEASES).orderBy("released_at").collect()]
-    assert statuses == [
-        ("night1", "released"), ("night2", "released"), ("night2-mended", "released"), ("night2", "rollback"),
-        ("night1", "rollback"), ("night2-again", "released"), ("backfill", "backfilled"),
-    ]  # fmt: skip
-    assert release.earlier(spark, config, "recommendations", D3) == [2, 1]
+        rollback.run(config, D1, "back4")
 
 
 def test_a_model_that_did_not_pass_is_not_released(spark, config):
-    add_model(spark, config, status="failed")
+    prepare(spark, config, status="failed")
     stage(spark, config, D1, {"u1": ["i1"]})
     with pytest.raises(BadData, match="models_not_passed"):
         release.run(config, D1, "night")
     with pytest.raises(MissingInput, match="staged_recommendations has no rows for 2026-11-19"):
-        replace(spark, config, ITEMS, D3, read(spark, config, ITEMS, at=D1).selectExpr("* EXCEPT (ds)", f"DATE'{D3}' AS ds"), "r")
         release.run(config, D3, "night")
     assert release.served(spark, config) is None
 
 
 def test_two_runs_of_one_day_serve_one_answer(spark, config):
     """R14: a loser is Transient and a no-op on retry; where both win, both wrote the same rows."""
-    add_model(spark, config)
+    prepare(spark, config)
     answers = {f"u{i}": ["i1", "i2"] for i in range(5)}
     stage(spark, config, D1, answers, {"shoe": ["i3"]})
 
@@ -208,12 +214,12 @@ def test_two_runs_of_one_day_serve_one_answer(spark, config):
         if outcome is Transient:
             assert release.run(config, D1, f"{name}-retry")["written"] == 0
     assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 10
-    for row in read(spark, config, RELEASES).collect():
+    for row in release.releases(spark, config):
         assert read(spark, config, RECOMMENDATIONS, at=D1, version=json.loads(row.output_versions)["recommendations"]).count() == 10
 
 
 def test_rollback_refuses_rows_that_were_vacuumed(spark, config):
-    add_model(spark, config)
+    prepare(spark, config)
     stage(spark, config, D1, {"u1": ["i1"]})
     release.run(config, D1, "night1")
     stage(spark, config, D1, {"u1": ["i2"]})
