@@ -200,3 +200,15 @@ def test_what_is_never_served_is_not_learnt() -> None:
         np.array([2, 1, 1, 3]),
     )
     assert examples.repeats.tolist() == [True, False, False, True]
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """torchrun, gloo, two processes: one artifact, and it has learnt the queries."""
+    write_lake(tmp_path, checkerboard_rows())
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(training_spec(tmp_path, epochs=6, batch_size=32)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = rank.load(str(tmp_path / "artifact")).rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)
+    assert [ITEMS[items[0]] for items, _ in answers] == ITEMS
