@@ -31,11 +31,9 @@ from jobs.checks import Check, record
 from jobs.config import Config, Ingest, Source
 from jobs.errors import BadArgument, BadData
 from jobs.rows import SURFACES, catalogue_rows, log_rows, payload, verdict
-from jobs.rows import normalize_query as normalize_query
 from jobs.spark import exists, read, replace, session
 from jobs.tables import EVENTS, ITEMS, QUARANTINE
 from jobs.warehouse import Delivery, deliver, first_keys, readable
-from jobs.warehouse import read_source as read_source
 
 REQUIRED = {"interactions": ("user_id", "item_id", "event_ts"), "searches": ("user_id", "item_id", "event_ts", "query"), "catalogue": ("item_id", "title")}
 OPTIONAL = ("event_id", "action", "session_id", "ingested_at", "sequence")

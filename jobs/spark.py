@@ -23,11 +23,10 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.utils import AnalysisException
 
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput, Transient
-from jobs.tables import TABLES, Table
+from jobs.tables import Table
 
 CODE_VERSION = distribution_version("tandem")
 
@@ -243,15 +242,3 @@ def conflict_is_transient(path: str) -> Iterator[None]:
         if re.search(r"Concurrent\w+Exception|DELTA_CONCURRENT|MetadataChangedException|ProtocolChangedException", str(error)):
             raise Transient(f"another writer changed {path} at the same time; nothing of this run was written; retry") from error
         raise
-
-
-def register(spark: SparkSession, config: Config) -> list[str]:
-    """Temporary views of every table by its name, for SQL; returns their names."""
-    names = []
-    for table in TABLES.values():
-        try:
-            read(spark, config, table).createOrReplaceTempView(table.name)
-            names.append(table.name)
-        except (MissingInput, AnalysisException):
-            continue
-    return names

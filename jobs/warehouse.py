@@ -85,13 +85,6 @@ def deliver(
     return Delivery(select(frame, source, key, required, optional, drop))
 
 
-def read_source(spark: SparkSession, source: Source, day: date) -> DataFrame:
-    """A plain list (users, queries) of the day: the columns that `user_id` and `query` are mapped to and that it has, as text."""
-    names = ("user_id", "query")
-    rows = deliver(spark, source, f"source {source.path!r}", (), names, day).rows
-    return rows.where(~F.col("malformed")).select(*names)
-
-
 @contextmanager
 def readable() -> Iterator[None]:
     """Turn Spark's failure to read a file (cut-off gzip, no Parquet footer, headers that differ) into BadData naming the file and the cause."""

@@ -3,7 +3,6 @@
 Reads an artifact; knows item_ids, tokens and tasks, but no table. What a worker loads (`load`) and what the trainer validates with.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -112,9 +111,3 @@ def load(path: str, device: str = "cpu") -> Ranker:
     """The artifact's ranker, loaded once per process. Raises ValueError where the artifact is incomplete or was changed."""
     weights, vocabulary, item_ids, config, manifest = artifact.load(Path(path))
     return Ranker({name: tensor.to(device) for name, tensor in weights.items()}, vocabulary, item_ids, config, manifest)
-
-
-def describe(path: str) -> dict[str, Any]:
-    """The manifest alone, without loading weights."""
-    found: dict[str, Any] = json.loads((Path(path) / artifact.MANIFEST).read_text(encoding="utf-8"))
-    return found
