@@ -1,6 +1,7 @@
 """The command line: what it refuses, with which exit code, before anything is touched."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.__main__ import VERBS, main
+from jobs.run import STEPS, PeakMemory
 
 
 def files(folder: Path) -> list[str]:
@@ -34,6 +36,7 @@ def test_help_lists_the_verbs_in_order(capsys):
         "release",
         "report",
     ]
+    assert tuple(verb for verb in VERBS if verb in STEPS) == STEPS
     assert "64 bad argument" in told
 
 
@@ -134,6 +137,25 @@ def test_missing_tables_are_69_and_bad_ones_leave_nothing(spark, tmp_path, capsy
         assert any(name in error for name in table.split("|")), error
         assert error.startswith("tandem: ") and "Traceback" not in error
     assert files(tmp_path) == []
+
+
+def test_a_night_that_fails_says_where_and_what_is_served(spark, tmp_path, caplog, capsys):
+    with caplog.at_level("INFO", logger="tandem"):
+        code = main(
+            ["run", "--date", "2026-11-19", "--set", f"lake.root={tmp_path}", "--set", f"warehouse.catalogue={{path = '{tmp_path}/no', format = 'csv'}}"]
+        )
+    assert code == 69
+    assert re.search(r"1/10 ingest FAILED after [\d.]+ s; nothing was released yet", caplog.text)
+    assert "2/10" not in caplog.text
+    assert capsys.readouterr().err.startswith("tandem: ")
+
+
+def test_peak_memory_counts_children():
+    with PeakMemory(every=0.05) as quiet:
+        pass
+    with PeakMemory(every=0.05) as busy:
+        subprocess.run([sys.executable, "-c", "import time; held = bytearray(300_000_000); time.sleep(1)"], check=True)
+    assert 0 < quiet.peak_mb and busy.peak_mb >= quiet.peak_mb + 250
 
 
 def test_result_is_json_and_our_bugs_are_70(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from deltalake import DeltaTable
@@ -172,16 +173,16 @@ def test_life_of_a_lake(spark, tmp_path):
     ]  # fmt: skip
     assert release.earlier(rows, "recommendations", D3) == [1, 2]
 
-    # Left, the rows before come back exactly, by their Delta version; then those of the day before; and so on to the first.
+    # Left, the rows before come back exactly, by their Delta version; then those of the day before; but never rows that VACUUM took.
     with pytest.raises(BadArgument, match="served release is of 2026-11-18"):
         rollback.run(config, D1, "wrong")
     assert rollback.run(config, D2, "back") == {"left": "2026-11-18", "served": "2026-11-18", "run_id": "night2"}
     assert served_items(spark, config) == second
     assert rollback.run(config, D2, "back2")["run_id"] == "backfill"
-    assert rollback.run(config, D1, "back3")["run_id"] == "night1"
-    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
-    with pytest.raises(MissingInput, match="oldest"):
-        rollback.run(config, D1, "back4")
+    with pytest.raises(MissingInput, match="cannot be read any more"):
+        vacuum(spark, config, RECOMMENDATIONS)
+        rollback.run(config, D1, "back3")  # to night1, whose rows no later version holds
+    assert release.served(spark, config).run_id == "backfill"
 
 
 def test_a_model_that_did_not_pass_is_not_released(spark, config):
@@ -218,17 +219,24 @@ def test_two_runs_of_one_day_serve_one_answer(spark, config):
         assert read(spark, config, RECOMMENDATIONS, at=D1, version=json.loads(row.output_versions)["recommendations"]).count() == 10
 
 
-def test_rollback_refuses_rows_that_were_vacuumed(spark, config):
-    prepare(spark, config)
-    stage(spark, config, D1, {"u1": ["i1"]})
-    release.run(config, D1, "night1")
-    stage(spark, config, D1, {"u1": ["i2"]})
-    release.run(config, D1, "night1-mended")
+def test_previous_goes_one_down_in_the_order_of_day_and_time():
+    def row(ds, hour, run_id, status="released"):
+        versions = f"{ds} {run_id}"
+        return SimpleNamespace(ds=ds, released_at=NOW + timedelta(hours=hour), run_id=run_id, status=status, output_versions=versions)
+
+    first, bad, mended, late = row(D1, 0, "a"), row(D2, 1, "b"), row(D2, 2, "b2"), row(D1, 3, "late", "backfilled")
+    back = row(D2, 4, "b", "rollback")
+    rows = [back, late, mended, bad, first]
+    assert rollback.previous(rows, mended) is bad
+    assert rollback.previous(rows, back) is late  # a rollback row stands where its release does
+    assert rollback.previous(rows, late) is first
+    assert rollback.previous(rows, first) is None
+    assert release.served_of(rows) is back and release.served_of(rows[1:]) is mended and release.served_of([]) is None
+
+
+def vacuum(spark, config, table):
     spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     try:
-        spark.sql(f"VACUUM delta.`{config.lake.root}/recommendations` RETAIN 0 HOURS")
+        spark.sql(f"VACUUM delta.`{path_of(config, table)}` RETAIN 0 HOURS")
     finally:
         spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
-    with pytest.raises(MissingInput, match="cannot be read any more"):
-        rollback.run(config, D1, "back")
-    assert served_items(spark, config) == {"u1": ["i2"]}
