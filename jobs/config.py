@@ -102,7 +102,7 @@ class Ingest(Section):
 
 
 class Corpora(Section):
-    history_length: int = Field(default=20, ge=1, le=1000, description="actions of history an example keeps, the latest ones")
+    history_length: int = Field(default=50, ge=1, le=1000, description="actions of history an example keeps, the latest ones")
     split: Literal["time", "leave_one_out"] = Field(default="time", description="time (nights) or leave_one_out (papers; needs one base day)")
     valid_days: int = Field(default=1, ge=1, description="days before the test days that choose the model")
     test_days: int = Field(default=1, ge=1, description="last days, that judge the model")
@@ -137,6 +137,7 @@ class Train(Section):
     recipe: RECIPES = "bridge"
     tasks: tuple[TASKS, ...] = Field(default=("recommend", "search"), description="one task alone gives the single-task models of the studies")
     mixing: Literal["proportional", "balanced"] = Field(default="proportional", description="how the tasks' examples are mixed in an epoch")
+    half_life_days: float | None = Field(default=365, gt=0, description="an epoch draws an example this old with chance 1/2; none draws all alike")
     backbone: PathText = Field(default="tiny", description="tiny, small, base (from scratch), or the path or hub name of a T5 checkpoint")
     epochs: int = Field(default=20, ge=1)
     warm_start: bool = Field(default=True, description="start from the newest passed model; false trains from scratch")

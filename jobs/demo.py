@@ -47,13 +47,11 @@ def step(verb: str, config: Config, day: date, run_id: str) -> dict:
 
 
 def small(config: Config, day: date) -> Config:
-    """The configuration of the demo: history loaded at once up to the day before, two days each to choose and to judge by, trained from scratch."""
+    """The configuration of the demo: history loaded at once up to the day before, two days each to choose and to judge by."""
     corpora = config.corpora if config.corpora != Corpora() else Corpora(valid_days=2, test_days=2)
     # The first night after a base load refuses all that comes late, as the base day is closed: here one event in a hundred.
     ingest = config.ingest.model_copy(update={"base_day": day - timedelta(days=1), "max_quarantine_share": max(config.ingest.max_quarantine_share, 0.03)})
-    # There is no model of an earlier night: a rerun must not start from the one that it made itself.
-    train = config.train.model_copy(update={"warm_start": False})
-    return config.model_copy(update={"ingest": ingest, "corpora": corpora, "train": train})
+    return config.model_copy(update={"ingest": ingest, "corpora": corpora})
 
 
 def show(config: Config, day: date) -> None:

@@ -25,6 +25,10 @@ def set_status(spark: SparkSession, config: Config, model_version: str, status: 
     table.update(F.col("model_version") == F.lit(model_version), {"status": F.lit(status)})
 
 
+def known(spark: SparkSession, config: Config, model_version: str) -> bool:
+    return exists(spark, config, MODELS) and not read(spark, config, MODELS).where(F.col("model_version") == F.lit(model_version)).isEmpty()
+
+
 def candidate(spark: SparkSession, config: Config, day: date) -> Row | None:
     """The model trained for the day, whatever its status."""
     if not exists(spark, config, MODELS):

@@ -103,6 +103,17 @@ def versions(spark: SparkSession, config: Config, tables: Iterable[Table]) -> di
     return {name: version for name, version in found.items() if version is not None}
 
 
+def written_up_to(spark: SparkSession, config: Config, table: Table, day: date) -> int:
+    """The version that last wrote a day up to this one: what came of later days has not changed what a reader of this day sees.
+
+    The latest version where the log no longer tells (Delta keeps 30 days of it).
+    """
+    history = DeltaTable.forPath(spark, path_of(config, table)).history()
+    of_day = F.get_json_object("userMetadata", "$.ds") <= F.lit(day.isoformat())
+    found = history.agg(F.max(F.when(of_day, F.col("version"))).alias("of_day"), F.max("version").alias("latest")).first()
+    return int(found.latest if found.of_day is None else found.of_day)
+
+
 def read(spark: SparkSession, config: Config, table: Table, *, at: date | None = None, until: date | None = None, version: int | None = None) -> DataFrame:
     """The table, or its day `at`, or its days `until` (inclusive), at the latest or a given Delta version.
 

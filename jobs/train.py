@@ -2,7 +2,7 @@
 
 The trainer is another process (`train.launcher`: a local one by default, or torchrun, spark-submit, …) and gets one argument: a JSON
 file that names tables by path and Delta version, the night's time split and the settings. It knows no Spark, this file no torch.
-The same day, configuration and input versions make the same model_version: a model that is there is not trained again.
+The same day, configuration and input rows make the same model_version: a model that is there is not trained again.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import logging
 import os
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from pyspark.sql import Row, SparkSession
 from jobs import registry
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
-from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions
+from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions, written_up_to
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, ITEMS, MODELS
 
 log = logging.getLogger("tandem")
 INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
+# A thread that waits by spinning takes the core that another process needs: beside one, 2,250 rows/s became 150.
 # glibc gives big blocks back after every step and faults them in again: a third of a step's time on a CPU.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
+PROCESS = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
 SHAPING = ("corpora", "identifiers", "embed", "train")  # the sections whose change makes another model
 
 
@@ -37,13 +38,14 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
     pinned = versions(spark, config, INPUTS)
     if CORPORA.name not in pinned:
         raise MissingInput(f"table corpora not found at {path_of(config, CORPORA)} (lake.root); it is written by: {CORPORA.written_by}")
-    parent = registry.champion(spark, config, day) if config.train.warm_start else None
+    # Of an earlier day: a rerun must not start from the model that the day itself has made.
+    parent = registry.champion(spark, config, day - timedelta(days=1)) if config.train.warm_start else None
     if parent is not None and not fits(parent, config):
         log.info("%s has another shape: training from scratch", parent["model_version"])
         parent = None
-    spec = specification(config, day, pinned, parent["artifact"] if parent else None)
-    known = registry.candidate(spark, config, day)
-    if known is not None and known["model_version"] == spec["model_version"] and Path(spec["output"], "manifest.json").exists():
+    written = {table.name: written_up_to(spark, config, table, day) for table in INPUTS}
+    spec = specification(config, day, pinned, written, parent["artifact"] if parent else None)
+    if registry.known(spark, config, spec["model_version"]) and Path(spec["output"], "manifest.json").exists():
         log.info("%s is there already: not trained again", spec["model_version"])
         return {"model_version": spec["model_version"], "trained": False}
     launch(config, spec)
@@ -51,8 +53,12 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
     return {"model_version": spec["model_version"], "trained": True}
 
 
-def specification(config: Config, day: date, pinned: dict[str, int], parent: str | None) -> dict[str, Any]:
-    """Everything that shapes the model, with a hash of it; `parent` is an artifact below lake.root."""
+def specification(config: Config, day: date, pinned: dict[str, int], written: dict[str, int], parent: str | None) -> dict[str, Any]:
+    """Everything that shapes the model, with a hash of it.
+
+    pinned: the Delta versions to read. written: those that last wrote what the day reads, so that a day trained again after later ones is
+    the same model. parent: an artifact below lake.root.
+    """
     valid_from, test_from = config.corpora.bounds(day)
     root = config.lake.root.rstrip("/")
     spec: dict[str, Any] = {
@@ -66,7 +72,8 @@ def specification(config: Config, day: date, pinned: dict[str, int], parent: str
         "train": config.train.model_dump(mode="json", exclude={"launcher"}),
         "parent": f"{root}/{parent}" if parent else None,
     }
-    spec["spec_hash"] = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    content = spec | {"tables": {table.name: [path_of(config, table), written[table.name]] for table in INPUTS}}
+    spec["spec_hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     spec["model_version"] = f"{config.train.recipe}-{day:%Y%m%d}-{spec['spec_hash'][:10]}"
     spec["output"] = f"{root}/artifacts/{spec['model_version']}"
     spec["work"] = f"{root}/artifacts/.work/{spec['model_version']}"
@@ -92,7 +99,7 @@ def launch(config: Config, spec: dict[str, Any]) -> None:
         raise BadArgument(f"train.launcher = {config.train.launcher}: allowed are {{python}} and {{spec}}; found {error}") from error
     log.info("training %s", spec["model_version"])
     try:
-        code = subprocess.run(command, check=False, env=os.environ | ALLOCATOR).returncode
+        code = subprocess.run(command, check=False, env=os.environ | PROCESS).returncode
     except OSError as error:
         raise MissingInput(f"train.launcher = {command[0]!r} cannot be started: {error}") from error
     if code == BadData.exit_code:

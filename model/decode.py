@@ -21,6 +21,13 @@ from model.vocabulary import PAD
 Attention = tuple[Tensor, Tensor]
 
 
+def start_rows(shared: Tensor, start: Tensor) -> Tensor:
+    """start: int64 [..., levels], an item's tokens or PAD → [..., d_model], what the decoder begins with: the item's rows added up, or PAD's row."""
+    counted = (start != PAD).unsqueeze(-1)
+    counted[..., 0, :] = True
+    return (F.embedding(start, shared) * counted).sum(dim=-2)
+
+
 class Decoder:
     """weights: T5 names → tensors (`t5.` stripped). config: the T5 config as a dict."""
 
@@ -86,13 +93,12 @@ class Decoder:
         names = [f"decoder.block.{layer}.layer.1.EncDecAttention" for layer in range(self.config["num_decoder_layers"])]
         return [(self.split(f"{name}.k", states), self.split(f"{name}.v", states)) for name in names], mask
 
-    def step(self, tokens: Tensor, level: int, past: list[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
-        """tokens: int64 [B, K], the beams' last tokens. Returns log-probabilities [B, K, identifier tokens], fp32, and the new past.
+    def step(self, x: Tensor, level: int, past: list[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
+        """x: [B, K, d_model], the rows of the beams' last tokens. Returns log-probabilities [B, K, identifier tokens], fp32, and the new past.
 
         past: each layer's own keys and values of the beams, [B, K, heads, level, d_kv].
         """
-        x = self.weights["shared.weight"][tokens]
-        positions = torch.arange(level + 1, device=tokens.device)
+        positions = torch.arange(level + 1, device=x.device)
         bias = self.position_bias("decoder", positions[-1:], positions).to(x.dtype)[:, None]
         present: list[Attention] = []
         for layer, (cross_k, cross_v) in enumerate(cross):
@@ -132,8 +138,10 @@ class Constraint:
 
 
 @torch.inference_mode()
-def beam_search(decoder: Decoder, constraint: Constraint, source: Tensor, k: int, beams: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """source: int64 [B, T]. excluded: int64 [B, E] leaves that must not be answered (-1: none).
+def beam_search(
+    decoder: Decoder, constraint: Constraint, source: Tensor, start: Tensor, k: int, beams: int, excluded: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """source: int64 [B, T]. start: int64 [B, levels], what the decoder begins with. excluded: int64 [B, E] leaves not to be answered (-1: none).
 
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
@@ -142,9 +150,9 @@ def beam_search(decoder: Decoder, constraint: Constraint, source: Tensor, k: int
     past: list[Attention | None] = [None] * len(cross)
     nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)
     scores = torch.zeros(rows, 1, device=source.device)
-    tokens = torch.full((rows, 1), PAD, device=source.device)
+    x = start_rows(decoder.weights["shared.weight"], start)[:, None]
     for level in range(constraint.depth):
-        log_probs, present = decoder.step(tokens, level, past, cross, mask)
+        log_probs, present = decoder.step(x, level, past, cross, mask)
         child, token, open_ = constraint.children(level, nodes)
         candidates = (scores[..., None] + log_probs.gather(-1, token)).masked_fill_(~open_, -torch.inf).flatten(1)
         child, token = child.flatten(1), token.flatten(1)
@@ -154,7 +162,7 @@ def beam_search(decoder: Decoder, constraint: Constraint, source: Tensor, k: int
         scores, best = candidates.topk(min(k if last else beams, candidates.shape[1]), dim=1)
         nodes = child.gather(1, best)
         if not last:
-            tokens = token.gather(1, best) + constraint.text_size
+            x = decoder.weights["shared.weight"][token.gather(1, best) + constraint.text_size]
             parent = (best // constraint.widths[level])[..., None, None, None]
             past = [(key.take_along_dim(parent, 1), value.take_along_dim(parent, 1)) for key, value in present]
     return nodes, scores

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
-from model.tasks import SOURCES, answerable
+from model.tasks import SOURCES, answerable, start
 from model.vocabulary import PAD, Vocabulary
 
 Answer = tuple[np.ndarray, np.ndarray]
@@ -76,17 +76,19 @@ class Ranker:
             history_rows = [[]] * len(query_tokens)
         limit, render, prefix = self.config["history_length"], SOURCES[task], self.prefixes[task]
         usable = [i for i in range(len(query_tokens)) if answerable(task, len(history_rows[i]), len(query_tokens[i]))]
-        sources = {i: render(prefix, self.item_tokens[np.asarray(history_rows[i], np.int64)], list(query_tokens[i]), limit) for i in usable}
+        histories = {i: self.item_tokens[np.asarray(history_rows[i], np.int64)] for i in usable}
+        sources = {i: render(prefix, histories[i], list(query_tokens[i]), limit) for i in usable}
         usable.sort(key=lambda i: len(sources[i]))
         constraint = self.constraint(allowed)
         answers = [NOTHING] * len(query_tokens)
         per_request = max(len(self.item_tokens) if constraint.depth == 1 else max(beams, k) * max(constraint.widths), sum(self.vocabulary.level_sizes))
         size = max(1, min(256, BATCH_CELLS // per_request))
-        for start in range(0, len(usable), size):
-            chosen = usable[start : start + size]
+        for first in range(0, len(usable), size):
+            chosen = usable[first : first + size]
             source = pad([sources[i] for i in chosen], self.device)
+            begin = torch.from_numpy(np.stack([start(histories[i], self.item_tokens.shape[1]) for i in chosen])).to(self.device)
             blocked = pad([excluded[i] for i in chosen], self.device, value=-1) if excluded is not None else None
-            leaves, scores = beam_search(self.decoder, constraint, source, k, max(beams, k), blocked)
+            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked)
             items, values = self.trie.items[leaves.cpu().numpy()], scores.double().cpu().numpy()
             for i, row, value in zip(chosen, items, values, strict=True):
                 found = np.isfinite(value)

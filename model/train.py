@@ -75,7 +75,8 @@ class Training:
         groups = [{"params": decayed, "weight_decay": self.settings["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=self.settings["learning_rate"], fused=True)
         self.epochs = self.settings["warm_epochs"] if spec["parent"] else self.settings["epochs"]
-        self.batches_per_epoch = math.ceil(len(self.train) / self.settings["batch_size"]) // self.world or 1
+        self.chance = data.chances(self.train, self.settings["half_life_days"])
+        self.batches_per_epoch = math.ceil(self.chance.sum() / self.settings["batch_size"]) // self.world or 1
         self.progress, self.curve = Progress(), []
         self.best_weights = artifact.weights_of(self.model)
 
@@ -182,7 +183,7 @@ class Training:
         self.model.load_state_dict(self.best_weights, strict=False)
 
     def run_epoch(self) -> None:
-        made = data.batches(self.train, self.settings["batch_size"], self.settings["mixing"], self.settings["seed"], self.progress.epoch)
+        made = data.batches(self.train, self.settings["batch_size"], self.settings["mixing"], self.settings["seed"], self.progress.epoch, self.chance)
         made = made[self.rank : len(made) - len(made) % self.world : self.world]
         self.model.train()
         told, rows, since = time.monotonic(), 0, time.monotonic()
@@ -213,14 +214,14 @@ class Training:
         settings, step = self.settings, self.progress.step
         torch.manual_seed((settings["seed"] * 1_000_003 + step) * self.world + self.rank)  # dropout is a function of the step: nothing to restore
         personal = np.random.default_rng((settings["seed"], 1, step, self.rank)).random(len(rows)) < settings["history_in_search"]
-        source, target = data.collate(self.train, rows, self.vocabulary, self.prefixes, self.spec["history_length"], personal)
+        batch = data.collate(self.train, rows, self.vocabulary, self.prefixes, self.spec["history_length"], personal)
         total = self.epochs * self.batches_per_epoch
         warmup = max(1, round(total * settings["warmup_share"]))
         factor = min((step + 1) / warmup, max(0.02, (total - step) / max(1, total - warmup)))
         for group in self.optimizer.param_groups:
             group["lr"] = settings["learning_rate"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            losses = self.wrapped(torch.from_numpy(source).to(self.device), torch.from_numpy(target).to(self.device), settings["label_smoothing"])
+            losses = self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), settings["label_smoothing"])
         loss = losses.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

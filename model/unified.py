@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
+from model.decode import start_rows
 from model.vocabulary import EOS, PAD
 
 # d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
@@ -27,12 +28,16 @@ class UnifiedModel(nn.Module):
         self.text_size = text_size
         self.level_sizes = tuple(level_sizes)
 
-    def forward(self, source: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """source: int64 [B, T], PAD on the right. target: int64 [B, levels], vocabulary tokens. Returns each row's loss, fp32 [B], summed over levels."""
-        start = torch.full_like(target[:, :1], PAD)
+    def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """source: int64 [B, T], PAD on the right. start, target: int64 [B, levels], vocabulary tokens; start may be PAD.
+
+        Returns each row's loss, fp32 [B], summed over levels.
+        """
+        shared = self.t5.shared.weight
+        answered = torch.cat([start_rows(shared, start)[:, None], F.embedding(target[:, :-1], shared)], dim=1)
         states = self.t5.encoder(input_ids=source, attention_mask=(source != PAD)).last_hidden_state
         hidden = self.t5.decoder(
-            input_ids=torch.cat([start, target[:, :-1]], dim=1), encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False
+            inputs_embeds=answered, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False
         ).last_hidden_state
         logits = self.logits(hidden)
         losses = F.cross_entropy(logits.flatten(0, 1).float(), (target - self.text_size).flatten(), reduction="none", label_smoothing=label_smoothing)

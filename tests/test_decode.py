@@ -11,7 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from model import trie
 from model.artifact import weights_of
-from model.decode import Constraint, Decoder, beam_search
+from model.decode import Constraint, Decoder, beam_search, start_rows
 from model.unified import UnifiedModel, from_sizes
 
 
@@ -50,6 +50,9 @@ def sources(rows: int = 4, longest: int = 30) -> torch.Tensor:
     return source
 
 
+STARTS = torch.tensor([[21, 26, 30], [0, 0, 0], [24, 25, 31], [0, 0, 0]])  # the latest item's tokens, or nothing
+
+
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 def test_same_numbers_as_transformers(gated: bool, tied: bool) -> None:
@@ -57,18 +60,19 @@ def test_same_numbers_as_transformers(gated: bool, tied: bool) -> None:
     model, source = random_model(gated, tied), sources()
     target = torch.tensor([[21, 26, 30], [20, 25, 29], [24, 28, 31], [22, 27, 29]])
     with torch.no_grad():
-        full = model.t5(
-            input_ids=source, attention_mask=(source != 0).long(), decoder_input_ids=torch.cat([torch.zeros(4, 1, dtype=torch.long), target[:, :-1]], 1)
-        ).logits
+        rows = model.t5.shared.weight
+        begin = torch.stack([rows[21] + rows[26] + rows[30], rows[0], rows[24] + rows[25] + rows[31], rows[0]])
+        answered = torch.cat([begin[:, None], rows[target[:, :-1]]], 1)
+        full = model.t5(input_ids=source, attention_mask=(source != 0).long(), decoder_inputs_embeds=answered).logits
         expected = full[:, :, 20:].log_softmax(-1)
         decoder = decoder_of(model)
         cross, mask = decoder.encode(source)
-        past, tokens = [None] * 2, torch.zeros(4, 1, dtype=torch.long)
+        past, x = [None] * 2, start_rows(rows, STARTS)[:, None]
         for level in range(3):
-            found, past = decoder.step(tokens, level, past, cross, mask)
+            found, past = decoder.step(x, level, past, cross, mask)
             torch.testing.assert_close(found[:, 0], expected[:, level], atol=1e-4, rtol=1e-4)
-            tokens = target[:, level : level + 1]
-        losses = model(source, target)
+            x = rows[target[:, level : level + 1]]
+        losses = model(source, STARTS, target)
         torch.testing.assert_close(losses, -expected.gather(-1, (target - 20)[..., None])[..., 0].sum(1), atol=1e-4, rtol=1e-5)
 
 
@@ -98,12 +102,13 @@ def test_shared_identifiers_are_refused_by_name() -> None:
         trie.build(np.array([[1, 1], [1, 2], [1, 1]]))
 
 
-def exhaustive(model: UnifiedModel, source: torch.Tensor, codes: np.ndarray) -> np.ndarray:
+def exhaustive(model: UnifiedModel, source: torch.Tensor, starts: torch.Tensor, codes: np.ndarray) -> np.ndarray:
     """float [B, items]: teacher-forced log-probability of every identifier."""
     offsets = np.concatenate([[0], np.cumsum(model.level_sizes)[:-1]])
     tokens = torch.from_numpy(codes + offsets + model.text_size)
     with torch.no_grad():
-        return np.stack([-model(row[None].expand(len(codes), -1), tokens).numpy() for row in source])
+        pairs = zip(source, starts, strict=True)
+        return np.stack([-model(row[None].expand(len(codes), -1), start[None].expand(len(codes), -1), tokens).numpy() for row, start in pairs])
 
 
 @given(codes=CODES, k=st.integers(1, 40), data=st.data())
@@ -118,8 +123,8 @@ def test_beams_as_many_as_items_is_exhaustive_scoring(codes: list[tuple[int, ...
     leaf_of = np.argsort(built.items)
     excluded = torch.tensor([[leaf_of[i] for i in barred] + [-1], [-1] * (len(barred) + 1)])
     constraint = Constraint(built, [0, 5, 9], 20)
-    leaves, scores = beam_search(decoder_of(model), constraint, source, k, max(k, len(codes)), excluded)
-    expected = exhaustive(model, source, catalogue)
+    leaves, scores = beam_search(decoder_of(model), constraint, source, STARTS[:2], k, max(k, len(codes)), excluded)
+    expected = exhaustive(model, source, STARTS[:2], catalogue)
     for row in range(2):
         open_ = [i for i in range(len(codes)) if allowed[i] and not (row == 0 and i in barred)]
         best = sorted(open_, key=lambda i: -expected[row, i])[:k]
@@ -136,8 +141,9 @@ def test_atomic_identifiers_are_one_masked_softmax() -> None:
     model = from_sizes("tiny", 20, (50,), 0.0, True).eval()
     source, codes = sources(3, 10), np.arange(50)[:, None]
     constraint = Constraint(trie.build(codes), [0], 20)
-    leaves, scores = beam_search(decoder_of(model), constraint, source, 10, 10)
-    expected = torch.from_numpy(exhaustive(model, source, codes)).topk(10)
+    starts = torch.tensor([[25], [0], [69]])
+    leaves, scores = beam_search(decoder_of(model), constraint, source, starts, 10, 10)
+    expected = torch.from_numpy(exhaustive(model, source, starts, codes)).topk(10)
     torch.testing.assert_close(scores, expected.values.float(), atol=1e-4, rtol=1e-5)
     assert torch.equal(leaves, expected.indices)
 
@@ -145,8 +151,8 @@ def test_atomic_identifiers_are_one_masked_softmax() -> None:
 def test_padding_does_not_change_an_answer() -> None:
     source = sources(4, 30)
     constraint = Constraint(trie.build(np.array(list(itertools.product(range(5), range(4), range(3))))), [0, 5, 9], 20)
-    together = beam_search(decoder_of(MODEL), constraint, source, 5, 10)
+    together = beam_search(decoder_of(MODEL), constraint, source, STARTS, 5, 10)
     for row in range(4):
-        alone = beam_search(decoder_of(MODEL), constraint, source[row : row + 1, : int((source[row] != 0).sum())], 5, 10)
+        alone = beam_search(decoder_of(MODEL), constraint, source[row : row + 1, : int((source[row] != 0).sum())], STARTS[row : row + 1], 5, 10)
         assert torch.equal(alone[0][0], together[0][row])
         torch.testing.assert_close(alone[1][0], together[1][row], atol=1e-5, rtol=1e-5)

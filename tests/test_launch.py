@@ -30,28 +30,30 @@ def with_launcher(config: Config, *launcher: str) -> Config:
 )
 def test_an_exit_becomes_the_error_that_a_scheduler_understands(config: Config, launcher: tuple[str, ...], error: type[TandemError], told: str) -> None:
     with pytest.raises(error, match=told) as raised:
-        launch(with_launcher(config, *launcher), specification(config, DAY, PINNED, None))
+        launch(with_launcher(config, *launcher), specification(config, DAY, PINNED, PINNED, None))
     assert type(raised.value) is error
 
 
 def test_any_command_may_train(config: Config) -> None:
     """The launcher gets the specification's path, and what it leaves at `output` is the model."""
-    spec = specification(config, DAY, PINNED, None)
+    spec = specification(config, DAY, PINNED, PINNED, None)
     script = "import json, pathlib, sys; out = pathlib.Path(json.load(open(sys.argv[1]))['output']); out.mkdir(parents=True); (out / 'manifest.json').touch()"
     launch(with_launcher(config, "{python}", "-c", script, "{spec}"), spec)
     assert Path(spec["output"], "manifest.json").exists()
 
 
 def test_the_same_inputs_are_the_same_model_and_others_are_not(config: Config) -> None:
-    version = specification(config, DAY, PINNED, None)["model_version"]
-    assert version == specification(config, DAY, PINNED, None)["model_version"]
+    version = specification(config, DAY, PINNED, PINNED, None)["model_version"]
+    assert version == specification(config, DAY, PINNED, PINNED, None)["model_version"]
     more_epochs = load(None, [f"lake.root={config.lake.root}", "train.epochs=21"])
     elsewhere = with_launcher(config, "torchrun", "{spec}")
     others = [
-        specification(more_epochs, DAY, PINNED, None),
-        specification(config, date(2026, 1, 30), PINNED, None),
-        specification(config, DAY, PINNED | {"corpora": 4}, None),
-        specification(config, DAY, PINNED, "artifacts/parent"),
+        specification(more_epochs, DAY, PINNED, PINNED, None),
+        specification(config, date(2026, 1, 30), PINNED, PINNED, None),
+        specification(config, DAY, PINNED, PINNED | {"corpora": 4}, None),
+        specification(config, DAY, PINNED, PINNED, "artifacts/parent"),
     ]
+    later = specification(config, DAY, PINNED | {"corpora": 9}, PINNED, None)
+    assert later["model_version"] == version, "later days were written since"
     assert len({version, *(spec["model_version"] for spec in others)}) == 5
-    assert specification(elsewhere, DAY, PINNED, None)["model_version"] == version, "where it is trained does not make another model"
+    assert specification(elsewhere, DAY, PINNED, PINNED, None)["model_version"] == version, "where it is trained does not make another model"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from worlds import DAY, ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
-from model import artifact, rank, train
+from model import artifact, data, rank, train
 from model.data import Examples, Ragged
+from model.tasks import item_part
 
 
 def trained(root: Path, **settings: object) -> rank.Ranker:
@@ -198,8 +199,35 @@ def test_what_is_never_served_is_not_learnt() -> None:
         Ragged(np.array([1, 2, 3, 3]), np.array([0, 2, 2, 3, 4])),
         Ragged(np.empty(0), np.zeros(5, int)),
         np.array([2, 1, 1, 3]),
+        np.zeros(4, "datetime64[us]"),
     )
     assert examples.repeats.tolist() == [True, False, False, True]
+
+
+def test_old_examples_are_drawn_less_often() -> None:
+    """Three half-lives old: one epoch in eight; none: every epoch; without a half-life all alike."""
+    n = 4000
+    old = np.arange(n) < n // 2
+    at = np.where(old, np.datetime64("2026-01-01", "us"), np.datetime64("2026-01-31", "us"))
+    empty = Ragged(np.empty(0, np.int32), np.zeros(n + 1, int))
+    examples = Examples(("recommend", "search"), (np.arange(n) % 2).astype(np.int8), empty, empty, np.zeros(n, int), at)
+    drawn = {}
+    for mixing in ("proportional", "balanced"):
+        rows = np.concatenate(data.batches(examples, 256, mixing, 7, 0, data.chances(examples, 10.0)))
+        drawn[mixing] = old[rows].mean()
+        assert len(np.unique(rows)) == len(rows) if mixing == "proportional" else len(rows) % 2 == 0
+    # 2,000 new rows to 250 old ones, of which each task has its half.
+    assert all(abs(share - 1 / 9) < 0.02 for share in drawn.values()), drawn
+    assert len(np.concatenate(data.batches(examples, 256, "proportional", 7, 0, data.chances(examples, None)))) == n
+
+
+def test_an_item_counts_once_where_it_stood_last() -> None:
+    """A prompt's history: a b a c c → b a c; the limit counts what is left."""
+    history = np.array([[11], [12], [11], [13], [13]])
+    assert item_part(history, 9) == [12, 11, 13]
+    assert item_part(history, 2) == [11, 13]
+    assert item_part(np.array([[1, 5], [1, 6], [1, 5]]), 9) == [1, 6, 1, 5]
+    assert item_part(history, 0) == item_part(history[:0], 3) == []
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
