@@ -33,9 +33,11 @@ VERBS = {
     "run": "the whole night, from ingest to report",
     "demo": "simulate a small warehouse, run its nights, show what came out",
     "rollback": "serve the release before the served one (one row in releases)",
+    "study": "simulated worlds → studies: does one task help the other (h1, h2 or cap)",
     "doctor": "what this machine has and lacks",
 }
-DATELESS = {"demo", "doctor"}
+DATELESS = {"demo", "doctor", "study"}
+SUBJECTS = {"study": ("h1", "h2", "cap")}  # verbs that need one more word
 FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",)}
 
 EXIT_CODES = (
@@ -58,6 +60,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     made.add_argument("verb", metavar="VERB", help="one of the verbs above")
+    made.add_argument("subject", metavar="SUBJECT", nargs="?", help="study: h1, h2 or cap")
     made.add_argument("--date", metavar="YYYY-MM-DD", help="the data day, UTC")
     made.add_argument("--config", metavar="FILE", help="TOML file; else $TANDEM_CONFIG, else the defaults")
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key: section.key=value")
@@ -72,15 +75,20 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     """The options with `day`, a valid `run_id`, the read `config` and the verb's `flags`; BadArgument before anything is touched."""
     if options.verb not in VERBS:
         raise BadArgument(f"verb {options.verb[:40]!r}: expected one of {', '.join(VERBS)}")
+    if options.subject not in SUBJECTS.get(options.verb, (None,)):
+        wanted = f"one of {', '.join(SUBJECTS[options.verb])} after it" if options.verb in SUBJECTS else "no further word"
+        raise BadArgument(f"{options.verb}: found {str(options.subject)[:40]!r}, expected {wanted}")
     if options.date is None and options.verb not in DATELESS:
         raise BadArgument(f"{options.verb} needs --date YYYY-MM-DD, the data day")
     options.day = None if options.date is None else configuration.parse_day(options.date)
     made_up = f"{options.verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     options.run_id = configuration.parse_run_id(made_up if options.run_id is None else options.run_id)
     options.flags = {name: True for name in FLAGS if getattr(options, name)}
-    for name in options.flags:
+    for name in list(options.flags):
         if options.verb not in FLAGS[name]:
             raise BadArgument(f"--{name.replace('_', '-')} is of {', '.join(FLAGS[name])}; found the verb {options.verb}")
+    if options.subject:
+        options.flags["subject"] = options.subject
     if options.result is not None and not os.access(Path(options.result).absolute().parent, os.W_OK):
         raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
     options.config = configuration.load(options.config, options.set)

@@ -203,6 +203,12 @@ class Release(Section):
     max_changed_share: float = Field(default=0.95, ge=0, le=1, description="share of requests whose first item differs from the served one")
 
 
+class Study(Section):
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="worlds, and the weights that begin in them")
+    points: Literal["all", "ends"] = Field(default="all", description="every setting of the knob, or its two ends")
+    workers: int | None = Field(default=None, ge=1, description="settings trained side by side, one thread each; none is one per core")
+
+
 class SparkSettings(Section):
     master: str | None = Field(default=None, description="none is local[*], or what spark-submit says")
     driver_memory: str = "2g"
@@ -224,6 +230,7 @@ class Config(Section):
     recommend: Recommend = Recommend()
     search: Search = Search()
     release: Release = Release()
+    study: Study = Study()
     spark: SparkSettings = SparkSettings()
 
     def hash(self, *sections: str) -> str:

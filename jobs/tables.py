@@ -288,6 +288,26 @@ RELEASES = Table(
     partition=(),
 )
 
+STUDIES = Table(
+    "studies",
+    "study, setting, figure",
+    "study",
+    (
+        Column("ds", "DATE", "day the study was asked for"),
+        Column("study", "STRING", "h1, h2 or cap"),
+        Column("side", "STRING", "the data-poor task, whose recall is read: recommend or search"),
+        Column("knob", "DOUBLE", "what was varied: KL asked for, alignment, or search examples per item at most; infinity is no limit"),
+        Column("seed", "INT", "of the world and of the weights"),
+        Column("figure", "STRING", "e.g. single.recommend: expected R@30 of the single-task model; kl, redundancy: what the knob came to"),
+        Column("value", "DOUBLE", "the figure"),
+        RUN_ID,
+    ),
+    ("study", "side", "knob", "seed", "figure"),
+    {"study": "study IN ('h1', 'h2', 'cap')"},
+    partition=("ds", "study"),
+    volatile=("run_id",),
+)
+
 TABLES = {
     table.name: table
     for table in (
@@ -305,6 +325,7 @@ TABLES = {
         STAGED_RECOMMENDATIONS,
         STAGED_SEARCH_RESULTS,
         RELEASES,
+        STUDIES,
     )
 }
 

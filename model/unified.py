@@ -15,7 +15,7 @@ from model.decode import start_rows
 from model.vocabulary import EOS, PAD
 
 # d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
-SIZES = {"tiny": (128, 256, 32, 4, 2, 1), "small": (512, 2048, 64, 8, 6, 6), "base": (768, 3072, 64, 12, 12, 12)}
+SIZES = {"micro": (64, 128, 16, 4, 2, 1), "tiny": (128, 256, 32, 4, 2, 1), "small": (512, 2048, 64, 8, 6, 6), "base": (768, 3072, 64, 12, 12, 12)}
 INITIAL_STD = 0.1  # T5's own 1.0 lets random item rows drown the blocks on logs of this size
 
 
@@ -71,7 +71,8 @@ def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: f
     )
     config.scale_decoder_outputs = False  # T5's d_model ** -0.5 flattens a softmax over items: it learns 3 times slower
     model = UnifiedModel(T5ForConditionalGeneration(config), text_size, level_sizes)
-    nn.init.normal_(model.t5.shared.weight, std=INITIAL_STD)
+    for rows in {id(p): p for p in (model.t5.shared.weight, model.t5.lm_head.weight)}.values():
+        nn.init.normal_(rows, std=INITIAL_STD)
     return model
 
 

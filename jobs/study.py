@@ -1,0 +1,150 @@
+"""Does one task help the other? Sweeps over worlds where the answer is known: `python -m jobs study h1|h2|cap`.
+
+    h1    joint training corrects how popular the model takes an item to be: gain against KL(p_rec || p_search), either task data-poor
+    h2    joint training places items better: gain against pair redundancy, either task data-poor
+    cap   how many search examples per item it takes to help recommendation
+
+(Penha et al. 2024, sections 5 and 7.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. A setting that is done is kept in a file
+of its own below `<lake.root>/studies/`: killed and started again, the study goes on. Knows which settings are asked for and what their
+figures mean; how a world is made and a model trained is in `model`.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from jobs import study_page
+from jobs.config import Config
+from jobs.report import put
+from jobs.spark import CODE_VERSION, replace, schema, session
+from jobs.tables import STUDIES
+
+log = logging.getLogger("tandem")
+
+# side → training examples of (recommend, search): the side is the poor one
+SIZES = {
+    "h1": {"recommend": (500, 5000), "search": (5000, 500)},
+    "h2": {"recommend": (2000, 10_000), "search": (10_000, 500)},
+    "cap": {"recommend": (2000, 20_000)},
+}
+KNOBS = {"h1": (0.0, 0.1, 0.25, 0.5, 1.0, math.inf), "h2": (0.0, 0.25, 0.5, 0.75, 1.0), "cap": (0.0, 1.0, 2.0, 5.0, 10.0, math.inf)}
+CAP_ALIGNMENT = 0.75
+
+Figures = dict[str, float]
+
+
+def settings_of(subject: str, config: Config) -> list[dict[str, Any]]:
+    """The study's settings, as keyword arguments of `model.study.Cell` and the knob's value."""
+    knobs = KNOBS[subject] if config.study.points == "all" else (KNOBS[subject][0], KNOBS[subject][-1])
+    made = []
+    for side, (n_rec, n_search) in SIZES[subject].items():
+        for knob in knobs:
+            cap = None if subject != "cap" or math.isinf(knob) else int(knob)
+            asked = {"study": subject, "knob": CAP_ALIGNMENT if subject == "cap" else knob, "read": side, "n_rec": n_rec, "n_search": n_search, "added": cap}
+            made += [{"knob": knob, "cell": asked | {"seed": seed}} for seed in config.study.seeds]
+    return made
+
+
+def finished(folder: Path, setting: dict[str, Any]) -> Path:
+    """Where a setting's figures are kept: the name is a hash of all that shapes them."""
+    known = json.dumps([setting["cell"], CODE_VERSION], sort_keys=True)
+    return folder / f"{setting['cell']['study']}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+
+
+def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
+    """Every setting's figures, in order; those that are not on disk yet are trained side by side, with progress."""
+    from model.study import Cell
+    from model.study import run as train
+
+    folder = Path(config.lake.root) / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [setting for setting in settings if not finished(folder, setting).exists()]
+    if len(missing) < len(settings):
+        log.info("study: %d of %d settings are done already", len(settings) - len(missing), len(settings))
+    started = time.monotonic()
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(config.study.workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(train, Cell(**setting["cell"])): setting for setting in missing}
+        for done, future in enumerate(as_completed(running), 1):
+            setting, figures = running[future], future.result()
+            path = finished(folder, setting)
+            path.with_suffix(".part").write_text(json.dumps(figures), encoding="utf-8")
+            os.replace(path.with_suffix(".part"), path)
+            left = (time.monotonic() - started) / done * (len(missing) - done)
+            cell = setting["cell"]
+            log.info("study %s, %s poor, knob %g, seed %d: gain %+.0f %%; %d/%d, %.0f s left",
+                     cell["study"], cell["read"], setting["knob"], cell["seed"], 100 * gain(figures, cell["read"]), done, len(missing), left)  # fmt: skip
+    return [json.loads(finished(folder, setting).read_text(encoding="utf-8")) for setting in settings]
+
+
+def gain(figures: Figures, side: str, over: str = "single") -> float:
+    """What the joint model has over the single-task model, as a share of it."""
+    return figures[f"joint.{side}"] / figures[f"{over}.{side}"] - 1
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean and the 95 % interval of it, Student's t over seeds; no width can be told from one seed."""
+    held = np.asarray(list(values))
+    if len(held) < 2:
+        return float(held.mean()), math.nan, math.nan
+    width = stats.t.ppf(0.975, len(held) - 1) * held.std(ddof=1) / math.sqrt(len(held))
+    return float(held.mean()), float(held.mean() - width), float(held.mean() + width)
+
+
+def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[str, Any]]:
+    """One row per side and knob: what the knob came to, the gains with intervals, the mean recalls."""
+    made = []
+    for side, knob in dict.fromkeys((setting["cell"]["read"], setting["knob"]) for setting in settings):
+        held = [f for s, f in zip(settings, results, strict=True) if (s["cell"]["read"], s["knob"]) == (side, knob)]
+        names = [name for name in held[0] if name.endswith(side) and all(name in figures for figures in held)]
+        made.append(
+            {
+                "side": side,
+                "knob": knob,
+                "kl": float(np.mean([f["kl"] for f in held])),
+                "redundancy": float(np.mean([f["redundancy"] for f in held])),
+                "added": float(np.mean([f["examples_search"] for f in held])),
+                "gain": interval(gain(f, side) for f in held),
+                "gain_same_steps": interval(gain(f, side, "same_steps") for f in held),
+                "recall": {name.split(".")[0]: float(np.mean([f[name] for f in held])) for name in names if not name.startswith("steps")},
+                "seeds": len(held),
+            }
+        )
+    return made
+
+
+def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
+    """Returns {"points": one object per side and knob, "path": the page, "seconds"}."""
+    started = time.monotonic()
+    day = day or datetime.now(UTC).date()
+    settings = settings_of(subject, config)
+    results = trained(config, settings)
+    spark = session(config)
+    rows = [
+        (day, subject, s["cell"]["read"], s["knob"], s["cell"]["seed"], name, value, run_id)
+        for s, figures in zip(settings, results, strict=True)
+        for name, value in figures.items()
+        if name != "seconds" and not math.isnan(value)
+    ]
+    done = replace(spark, config, STUDIES, day, spark.createDataFrame(rows, schema(STUDIES)), run_id, study=subject)
+    found = points(settings, results)
+    path = f"{config.lake.root.rstrip('/')}/reports/study_{subject}.html"
+    put(spark, path, study_page.study(subject, day, found))
+    for point in found:
+        mean, low, high = point["gain"]
+        told = f"study {subject}, {point['side']} poor, knob {point['knob']:g}: gain {100 * mean:+.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        log.info("%s, over the same steps %+.0f %%", told, 100 * point["gain_same_steps"][0])
+    log.info("study %s: %s", subject, path)
+    return {"points": found, "path": path, "rows": done["rows"], "seconds": round(time.monotonic() - started)}

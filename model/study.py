@@ -1,0 +1,167 @@
+"""One cell of a study: a world, a model trained on one or both of its logs, and what it reached (Penha et al. 2024, sections 5 and 7).
+
+Gen_R, Gen_S and Gen_{R+S} are one class that begins at the same weights; only the examples differ. Every model is stopped by its own
+validation loss (joint: the mean of both tasks'), and the single-task models are trained a second time for as many steps as the joint
+model took: more steps are no gain of joint training. Atomic identifiers, so that the best items are one masked softmax. Knows no table.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import worlds
+from model.unified import UnifiedModel, from_sizes
+from model.vocabulary import EOS, PAD, UNK
+from model.worlds import Log, World
+
+TASKS = ("recommend", "search")
+SPECIAL = UNK + 1
+BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 128, 1e-3, 0.01, 0.1
+EVERY, PATIENCE, MOST_STEPS = 25, 6, 1200  # steps between two looks at the validation loss; looks without a better one; steps at most
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained and read: a row of a study. model: joint, single, steps (single, for the joint model's steps), shuffled.
+
+    added: search examples per item at most (cap); none leaves them all.
+    """
+
+    study: str
+    knob: float
+    seed: int
+    read: str  # the task whose recall is the study's
+    n_rec: int
+    n_search: int
+    tied: bool = False
+    added: int | None = None
+
+
+def world_of(cell: Cell) -> World:
+    if cell.study == "h1":
+        return worlds.popularity(cell.knob, cell.n_rec, cell.n_search, cell.seed)
+    world = worlds.clusters(cell.knob, cell.n_rec, cell.n_search, cell.seed)
+    return world if cell.added is None else world.capped(cell.added, cell.seed)
+
+
+def prompts(world: World, task: str, inputs: np.ndarray) -> torch.Tensor:
+    """int64 [n, width + 2]: the task's token, the input's tokens, </s>. Text tokens are words, then come the items."""
+    first = text_size(world) if task == "recommend" else SPECIAL + len(TASKS)
+    source = np.concatenate([np.full((len(inputs), 1), SPECIAL + TASKS.index(task)), inputs + first, np.full((len(inputs), 1), EOS)], axis=1)
+    return torch.from_numpy(source)
+
+
+def text_size(world: World) -> int:
+    return SPECIAL + len(TASKS) + world.words
+
+
+class Fit:
+    """One training. tasks: which logs are learnt from."""
+
+    def __init__(self, world: World, tasks: tuple[str, ...], seed: int, tied: bool):
+        self.world, self.tasks, self.seed = world, tasks, seed
+        torch.manual_seed(seed)
+        self.model: UnifiedModel = from_sizes("micro", text_size(world), (world.items,), DROPOUT, tied)
+        groups = [
+            {"params": [p for p in self.model.parameters() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in self.model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)
+        self.train = [self.rows(task, getattr(world, task).train) for task in tasks]
+        self.valid = [self.rows(task, getattr(world, task).valid) for task in tasks]
+        self.order = np.random.default_rng((seed, 7))
+
+    def rows(self, task: str, log: Log) -> tuple[torch.Tensor, torch.Tensor]:
+        return prompts(self.world, task, log.inputs), torch.from_numpy(log.targets)[:, None] + text_size(self.world)
+
+    def losses(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The decoder begins with PAD, as the paper's does: in S1 the latest item is no hint."""
+        return self.model(source, torch.full_like(target, PAD), target)
+
+    def batches(self):
+        """Without end: the tasks' examples, concatenated and shuffled in every pass; a batch's tasks go through the model one by one."""
+        owner = np.repeat(np.arange(len(self.train)), [len(target) for _, target in self.train])
+        row = np.concatenate([np.arange(len(target)) for _, target in self.train])
+        while True:
+            order = self.order.permutation(len(owner))
+            for start in range(0, len(order), BATCH):
+                chosen = order[start : start + BATCH]
+                yield [torch.from_numpy(row[chosen[owner[chosen] == task]]) for task in range(len(self.train))]
+
+    def steps(self, exactly: int | None = None) -> int:
+        """Train until the validation loss no longer falls and keep the best weights, or for exactly so many steps. Returns the steps taken."""
+        best, best_step, kept = float("inf"), 0, None
+        for step, parts in enumerate(self.batches(), 1):
+            self.model.train()
+            losses = [self.losses(source[rows], target[rows]) for (source, target), rows in zip(self.train, parts, strict=True) if len(rows)]
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cat(losses).mean().backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            if exactly is not None:
+                if step >= exactly:
+                    return step
+                continue
+            if step % EVERY == 0:
+                loss = self.validate()
+                if loss < best:
+                    best, best_step = loss, step
+                    kept = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+                if step - best_step >= PATIENCE * EVERY or step >= MOST_STEPS:
+                    self.model.load_state_dict(kept)
+                    return step
+        raise AssertionError("batches() never ends")
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        self.model.eval()
+        return float(np.mean([self.losses(source, target).mean().item() for source, target in self.valid]))
+
+    @torch.no_grad()
+    def ranked(self, task: str, depth: int = worlds.DEPTH) -> np.ndarray:
+        """int64 [HELD_OUT, depth]: the best items of each test input."""
+        self.model.eval()
+        source = prompts(self.world, task, getattr(self.world, task).test)
+        states = self.model.t5.encoder(input_ids=source).last_hidden_state
+        start = torch.full((len(source), 1), PAD)
+        hidden = self.model.t5.decoder(input_ids=start, encoder_hidden_states=states, use_cache=False).last_hidden_state
+        return self.model.logits(hidden)[:, 0].topk(depth).indices.numpy()
+
+    def output_rows(self) -> np.ndarray:
+        """float32 [items, d_model]: the rows of the output matrix, which both tasks train (the input rows of items only recommendation does)."""
+        return self.model.t5.lm_head.weight.detach()[text_size(self.world) :].numpy()
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """Train the cell's models; every figure as {name: value}. Pure in the cell: seeds are part of it."""
+    started = time.monotonic()
+    torch.set_num_threads(1)  # cells run beside each other
+    world = world_of(cell)
+    single = (cell.read,)
+    figures = {"kl": world.kl, "redundancy": world.redundancy, "examples_search": float(len(world.search.train))}
+    for task in TASKS:
+        side = getattr(world, task)
+        figures[f"oracle.{task}"] = side.oracle()
+        figures[f"count_single.{task}"] = side.count(side.train)
+        figures[f"count_joint.{task}"] = side.count(world.recommend.train, world.search.train)
+    joint = Fit(world, TASKS, cell.seed, cell.tied)
+    taken = joint.steps()
+    figures["steps.joint"] = float(taken)
+    for task in TASKS:
+        figures[f"joint.{task}"] = getattr(world, task).recall(joint.ranked(task))
+    alone = Fit(world, single, cell.seed, cell.tied)
+    figures["steps.single"] = float(alone.steps())
+    figures[f"single.{cell.read}"] = getattr(world, cell.read).recall(alone.ranked(cell.read))
+    same_steps = Fit(world, single, cell.seed, cell.tied)
+    same_steps.steps(exactly=taken)
+    figures[f"same_steps.{cell.read}"] = getattr(world, cell.read).recall(same_steps.ranked(cell.read))
+    if cell.study == "h2" and cell.knob == 1.0:
+        other = world.shuffled(cell.seed)
+        control = Fit(other, TASKS, cell.seed, cell.tied)
+        control.steps()
+        figures[f"shuffled.{cell.read}"] = getattr(other, cell.read).recall(control.ranked(cell.read))
+    figures["seconds"] = time.monotonic() - started
+    return figures

@@ -1,0 +1,127 @@
+"""The worlds are what they say, and on them joint training helps where it must and not where it cannot."""
+
+import json
+import math
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import study
+from jobs.config import Config, load
+from jobs.study_page import study as page_of
+from model import study as cells
+from model import worlds
+from model.study import Cell, Fit
+
+SIDES = ("recommend", "search")
+
+
+@given(kl=st.floats(0.0, 1.2), seed=st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_popularity_differs_by_what_was_asked_for(kl: float, seed: int) -> None:
+    world = worlds.popularity(kl, 50, 50, seed)
+    assert world.kl == pytest.approx(kl, abs=1e-6)
+    p, q = (getattr(world, side).chances[0] for side in SIDES)
+    assert worlds.divergence(p, q) == pytest.approx(world.kl)
+    assert p.sum() == pytest.approx(1) and q.sum() == pytest.approx(1)
+
+
+def test_no_mixture_is_further_than_the_shuffled_copy() -> None:
+    world = worlds.popularity(math.inf, 50, 50, 0)
+    p, q = (getattr(world, side).chances[0] for side in SIDES)
+    np.testing.assert_allclose(np.sort(p), np.sort(q))
+    assert 1.2 < world.kl < 1.8
+
+
+@given(alignment=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), seed=st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_pairs_repeat_as_far_as_topics_are_tastes(alignment: float, seed: int) -> None:
+    """All pairs at alignment 1; where some items are shuffled, about the square of the share that was left."""
+    world = worlds.clusters(alignment, 50, 50, seed)
+    assert world.redundancy == pytest.approx(1.0) if alignment == 1 else abs(world.redundancy - alignment**2) < 0.08
+    for side in SIDES:
+        np.testing.assert_allclose(getattr(world, side).chances.sum(axis=1), 1)
+        assert getattr(world, side).oracle() == pytest.approx(1 - worlds.NOISE * (1 - worlds.DEPTH / world.items), abs=1e-9)
+
+
+def test_redundancy_by_hand() -> None:
+    """Tastes {a b c} {d}: three pairs, of which topics {a b} {c d} hold one."""
+    assert worlds.redundancy(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])) == pytest.approx(1 / 3)
+
+
+@given(cap=st.integers(0, 12), seed=st.integers(0, 20))
+@settings(max_examples=20, deadline=None)
+def test_a_cap_leaves_so_many_of_each_item(cap: int, seed: int) -> None:
+    world = worlds.clusters(0.5, 50, 5000, seed)
+    before, after = (np.bincount(w.search.train.targets, minlength=world.items) for w in (world, world.capped(cap, seed)))
+    assert (after == np.minimum(before, cap)).all()
+
+
+def test_a_test_input_is_of_no_training_example() -> None:
+    """Test, validation and training are drawn apart; the same seed draws the same world."""
+    world, again = (worlds.clusters(0.5, 500, 500, 3) for _ in range(2))
+    for side in SIDES:
+        mine, theirs = getattr(world, side), getattr(again, side)
+        assert (mine.train.inputs == theirs.train.inputs).all() and (mine.test == theirs.test).all()
+    histories = {tuple(row) for row in world.recommend.train.inputs}
+    assert not any(tuple(row) in histories for row in world.recommend.test)
+
+
+@pytest.mark.slow
+def test_h1_joint_training_helps_while_popularity_is_shared() -> None:
+    """The ends of S1, one seed: from KL 0 to the furthest the gain falls by more than 10 points, and it is well above 0 at KL 0."""
+    gains = [study.gain(cells.run(Cell("h1", kl, 0, "recommend", 500, 5000)), "recommend") for kl in (0.0, math.inf)]
+    assert gains[0] > 0.15 and gains[0] > gains[1] + 0.1, gains
+
+
+@pytest.mark.slow
+def test_h2_joint_training_helps_by_what_topics_tell_of_tastes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S2 at full redundancy, one seed: far better than alone, and nothing is gained once search speaks of other items."""
+    monkeypatch.setattr(cells, "MOST_STEPS", 600)
+    world = worlds.clusters(1.0, 2000, 10_000, 0)
+    recall = {}
+    for name, trained_on, tasks in (("joint", world, SIDES), ("single", world, ("recommend",)), ("shuffled", world.shuffled(0), SIDES)):
+        fit = Fit(trained_on, tasks, 0, tied=False)
+        fit.steps()
+        recall[name] = trained_on.recommend.recall(fit.ranked("recommend"))
+    assert recall["joint"] > 1.3 * recall["single"] > 1.3 * recall["shuffled"], recall
+
+
+def test_what_is_done_is_not_trained_again(config: Config) -> None:
+    """A study that was killed goes on: finished settings are read, the others trained; every setting is its own."""
+    asked = load(None, [f"lake.root={config.lake.root}", "study.seeds=[0, 1]", "study.points=ends", "study.workers=1"])
+    every = study.settings_of("h1", asked)
+    assert len(every) == 8 == len({study.finished(config_folder(asked), setting) for setting in every})
+    tiny = [{"knob": knob, "cell": every[0]["cell"] | {"knob": knob, "n_rec": 130, "n_search": 130}} for knob in (0.0, 0.5)]
+    kept = study.finished(config_folder(asked), tiny[0])
+    kept.parent.mkdir(parents=True)
+    told = {"kl": 0.0, "joint.recommend": 0.5, "single.recommend": 0.25}
+    kept.write_text(json.dumps(told))
+    first, second = study.trained(asked, tiny)
+    assert first == told
+    assert 0 < second["joint.recommend"] < 1 and second["kl"] == pytest.approx(0.5, abs=1e-6)
+    assert study.trained(asked, tiny) == [first, second]
+
+
+def config_folder(config: Config) -> Path:
+    return Path(config.lake.root) / "studies"
+
+
+def test_gains_and_intervals_by_hand() -> None:
+    """Two seeds, gains 1.0 and 0.5: mean .75, Student's t with one degree of freedom; one seed tells no width."""
+    cell = {"study": "h2", "read": "search"}
+    figures = [
+        {"kl": math.nan, "redundancy": 1.0, "examples_search": 500.0, "joint.search": 0.4, "single.search": s, "same_steps.search": 0.4}
+        for s in (0.2, 0.4 / 1.5)
+    ]
+    (point,) = study.points([{"knob": 1.0, "cell": cell}] * 2, figures)
+    assert point["gain"][0] == pytest.approx(0.75)
+    assert point["gain"][2] - point["gain"][0] == pytest.approx(12.706 * 0.25, rel=1e-3)
+    assert point["gain_same_steps"][0] == 0 and point["seeds"] == 2
+    assert all(map(math.isnan, study.interval([0.3])[1:]))
+    text = page_of("h2", date(2026, 11, 21), [point])
+    assert "+75 %" in text and "pair redundancy" in text
