@@ -77,7 +77,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         raise BadArgument(f"verb {options.verb[:40]!r}: expected one of {', '.join(VERBS)}")
     if options.subject not in SUBJECTS.get(options.verb, (None,)):
         wanted = f"one of {', '.join(SUBJECTS[options.verb])} after it" if options.verb in SUBJECTS else "no further word"
-        raise BadArgument(f"{options.verb}: found {str(options.subject)[:40]!r}, expected {wanted}")
+        raise BadArgument(f"{options.verb}: found {(options.subject or 'nothing')[:40]!r}, expected {wanted}")
     if options.date is None and options.verb not in DATELESS:
         raise BadArgument(f"{options.verb} needs --date YYYY-MM-DD, the data day")
     options.day = None if options.date is None else configuration.parse_day(options.date)
