@@ -139,7 +139,7 @@ class Train(Section):
     mixing: Literal["proportional", "balanced"] = Field(default="proportional", description="how the tasks' examples are mixed in an epoch")
     half_life_days: float | None = Field(default=365, gt=0, description="an epoch draws an example this old with chance 1/2; none draws all alike")
     backbone: PathText = Field(default="tiny", description="tiny, small, base (from scratch), or the path or hub name of a T5 checkpoint")
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=12, ge=1)
     warm_start: bool = Field(default=True, description="start from the newest passed model; false trains from scratch")
     warm_epochs: int = Field(default=4, ge=1, description="epochs of a warm start")
     patience: int = Field(default=3, ge=1, description="epochs without a better geometric mean of the tasks' validation NDCG@10 before stopping")
