@@ -197,8 +197,8 @@ def test_a_user_of_a_million_events_survives(spark):
         "0L AS sequence",
         "date'2026-11-01' AS ds",
     )
-    found = job.build_corpora(events, Corpora()).agg(F.count("*"), F.max(F.size("history")), F.min("event_ts"), F.count_if(F.size("history") == 20)).first()
-    assert (found[0], found[1], found[3]) == (2000, 20, 1980)
+    found = job.build_corpora(events, Corpora()).agg(F.count("*"), F.max(F.size("history")), F.min("event_ts"), F.count_if(F.size("history") == 50)).first()
+    assert (found[0], found[1], found[3]) == (2000, 50, 1950)
     assert found[2].replace(tzinfo=UTC).timestamp() == 1700000000 + 998_000
 
 

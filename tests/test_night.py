@@ -17,6 +17,7 @@ FIRST, SECOND = date(2026, 11, 18), date(2026, 11, 19)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # 25 steps, each with a Spark plan or more of its own
 def test_a_rerun_of_a_night_finds_its_work_done(spark: SparkSession, config: Config) -> None:
     """Two nights and both again: the same models, no published row rewritten.
 
