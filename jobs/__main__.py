@@ -84,7 +84,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     made_up = f"{options.verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     options.run_id = configuration.parse_run_id(made_up if options.run_id is None else options.run_id)
     options.flags = {name: True for name in FLAGS if getattr(options, name)}
-    for name in list(options.flags):
+    for name in options.flags:
         if options.verb not in FLAGS[name]:
             raise BadArgument(f"--{name.replace('_', '-')} is of {', '.join(FLAGS[name])}; found the verb {options.verb}")
     if options.subject:

@@ -137,8 +137,8 @@ class Train(Section):
     recipe: RECIPES = "bridge"
     tasks: tuple[TASKS, ...] = Field(default=("recommend", "search"), description="one task alone gives the single-task models of the studies")
     mixing: Literal["proportional", "balanced"] = Field(default="proportional", description="how the tasks' examples are mixed in an epoch")
-    half_life_days: float | None = Field(default=365, gt=0, description="an epoch draws an example this old with chance 1/2; none draws all alike")
-    backbone: PathText = Field(default="tiny", description="tiny, small, base (from scratch), or the path or hub name of a T5 checkpoint")
+    half_life_days: float = Field(default=365, ge=0, description="an epoch draws an example this old with chance 1/2; 0 draws all alike")
+    backbone: PathText = Field(default="tiny", description="micro, tiny, small, base (from scratch), or the path or hub name of a T5 checkpoint")
     epochs: int = Field(default=12, ge=1)
     warm_start: bool = Field(default=True, description="start from the newest passed model; false trains from scratch")
     warm_epochs: int = Field(default=4, ge=1, description="epochs of a warm start")

@@ -47,7 +47,7 @@ def step(verb: str, config: Config, day: date, run_id: str) -> dict:
 
 
 def small(config: Config, day: date) -> Config:
-    """The configuration of the demo: history loaded at once up to the day before, two days each to choose and to judge by."""
+    """The configuration of the demo: history loaded at once up to the day before, and two days each to choose and to judge by."""
     corpora = config.corpora if config.corpora != Corpora() else Corpora(valid_days=2, test_days=2)
     # The first night after a base load refuses all that comes late, as the base day is closed: here one event in a hundred.
     ingest = config.ingest.model_copy(update={"base_day": day - timedelta(days=1), "max_quarantine_share": max(config.ingest.max_quarantine_share, 0.03)})

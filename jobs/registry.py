@@ -26,6 +26,7 @@ def set_status(spark: SparkSession, config: Config, model_version: str, status: 
 
 
 def known(spark: SparkSession, config: Config, model_version: str) -> bool:
+    """Whether a model of this version was ever saved, for whatever day."""
     return exists(spark, config, MODELS) and not read(spark, config, MODELS).where(F.col("model_version") == F.lit(model_version)).isEmpty()
 
 

@@ -4,8 +4,8 @@
     h2    joint training places items better: gain against pair redundancy, either task data-poor
     cap   how many search examples per item it takes to help recommendation
 
-(Penha et al. 2024, sections 5 and 7.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. A setting that is done is kept in a file
-of its own below `<lake.root>/studies/`: killed and started again, the study goes on. Knows which settings are asked for and what their
+(Penha et al. 2024.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. A setting that is done is kept in a file of its own
+below `<lake.root>/artifacts/.work/study/`: killed and started again, the study goes on. Knows which settings are asked for and what their
 figures mean; how a world is made and a model trained is in `model`.
 """
 
@@ -39,7 +39,7 @@ SIZES = {
     "h2": {"recommend": (2000, 10_000), "search": (10_000, 500)},
     "cap": {"recommend": (2000, 20_000)},
 }
-KNOBS = {"h1": (0.0, 0.1, 0.25, 0.5, 1.0, math.inf), "h2": (0.0, 0.25, 0.5, 0.75, 1.0), "cap": (0.0, 1.0, 2.0, 5.0, 10.0, math.inf)}
+KNOBS = {"h1": (0.0, 0.1, 0.25, 0.5, 1.0, math.inf), "h2": (0.0, 0.25, 0.5, 0.75, 1.0), "cap": (1.0, 2.0, 5.0, 10.0, math.inf)}
 CAP_ALIGNMENT = 0.75
 
 Figures = dict[str, float]
@@ -57,10 +57,10 @@ def settings_of(subject: str, config: Config) -> list[dict[str, Any]]:
     return made
 
 
-def finished(folder: Path, setting: dict[str, Any]) -> Path:
+def finished(config: Config, setting: dict[str, Any]) -> Path:
     """Where a setting's figures are kept: the name is a hash of all that shapes them."""
     known = json.dumps([setting["cell"], CODE_VERSION], sort_keys=True)
-    return folder / f"{setting['cell']['study']}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+    return Path(config.lake.root, "artifacts", ".work", "study") / f"{setting['cell']['study']}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
 
 
 def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
@@ -68,9 +68,7 @@ def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
     from model.study import Cell
     from model.study import run as train
 
-    folder = Path(config.lake.root) / "studies"
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [setting for setting in settings if not finished(folder, setting).exists()]
+    missing = [setting for setting in settings if not finished(config, setting).exists()]
     if len(missing) < len(settings):
         log.info("study: %d of %d settings are done already", len(settings) - len(missing), len(settings))
     started = time.monotonic()
@@ -79,14 +77,15 @@ def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
         running = {pool.submit(train, Cell(**setting["cell"])): setting for setting in missing}
         for done, future in enumerate(as_completed(running), 1):
             setting, figures = running[future], future.result()
-            path = finished(folder, setting)
+            path = finished(config, setting)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".part").write_text(json.dumps(figures), encoding="utf-8")
             os.replace(path.with_suffix(".part"), path)
             left = (time.monotonic() - started) / done * (len(missing) - done)
             cell = setting["cell"]
             log.info("study %s, %s poor, knob %g, seed %d: gain %+.0f %%; %d/%d, %.0f s left",
                      cell["study"], cell["read"], setting["knob"], cell["seed"], 100 * gain(figures, cell["read"]), done, len(missing), left)  # fmt: skip
-    return [json.loads(finished(folder, setting).read_text(encoding="utf-8")) for setting in settings]
+    return [json.loads(finished(config, setting).read_text(encoding="utf-8")) for setting in settings]
 
 
 def gain(figures: Figures, side: str, over: str = "single") -> float:
@@ -126,7 +125,7 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
 
 
 def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
-    """Returns {"points": one object per side and knob, "path": the page, "seconds"}."""
+    """Returns {"rows": rows of studies, "path": the page, "seconds"}."""
     started = time.monotonic()
     day = day or datetime.now(UTC).date()
     settings = settings_of(subject, config)
@@ -147,4 +146,4 @@ def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str
         told = f"study {subject}, {point['side']} poor, knob {point['knob']:g}: gain {100 * mean:+.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         log.info("%s, over the same steps %+.0f %%", told, 100 * point["gain_same_steps"][0])
     log.info("study %s: %s", subject, path)
-    return {"points": found, "path": path, "rows": done["rows"], "seconds": round(time.monotonic() - started)}
+    return {"rows": done["rows"], "path": path, "seconds": round(time.monotonic() - started)}

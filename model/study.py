@@ -1,4 +1,4 @@
-"""One cell of a study: a world, a model trained on one or both of its logs, and what it reached (Penha et al. 2024, sections 5 and 7).
+"""One cell of a study: a world, a model trained on one or both of its logs, and what it reached (Penha et al. 2024).
 
 Gen_R, Gen_S and Gen_{R+S} are one class that begins at the same weights; only the examples differ. Every model is stopped by its own
 validation loss (joint: the mean of both tasks'), and the single-task models are trained a second time for as many steps as the joint
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from model import worlds
-from model.unified import UnifiedModel, from_sizes
+from model import artifact, trie, worlds
+from model.decode import Constraint, Decoder, beam_search
+from model.unified import UnifiedModel, from_sizes, parameter_groups
 from model.vocabulary import EOS, PAD, UNK
 from model.worlds import Log, World
 
@@ -25,9 +26,9 @@ EVERY, PATIENCE, MOST_STEPS = 25, 6, 1200  # steps between two looks at the vali
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained and read: a row of a study. model: joint, single, steps (single, for the joint model's steps), shuffled.
+    """One setting with one seed. knob: KL (h1) or alignment (h2, cap). read: the data-poor task, whose recall counts.
 
-    added: search examples per item at most (cap); none leaves them all.
+    added: search examples per item at most; none leaves them all.
     """
 
     study: str
@@ -65,11 +66,7 @@ class Fit:
         self.world, self.tasks, self.seed = world, tasks, seed
         torch.manual_seed(seed)
         self.model: UnifiedModel = from_sizes("micro", text_size(world), (world.items,), DROPOUT, tied)
-        groups = [
-            {"params": [p for p in self.model.parameters() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in self.model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, WEIGHT_DECAY), lr=LEARNING_RATE, fused=True)
         self.train = [self.rows(task, getattr(world, task).train) for task in tasks]
         self.valid = [self.rows(task, getattr(world, task).valid) for task in tasks]
         self.order = np.random.default_rng((seed, 7))
@@ -120,19 +117,15 @@ class Fit:
         self.model.eval()
         return float(np.mean([self.losses(source, target).mean().item() for source, target in self.valid]))
 
-    @torch.no_grad()
-    def ranked(self, task: str, depth: int = worlds.DEPTH) -> np.ndarray:
-        """int64 [HELD_OUT, depth]: the best items of each test input."""
-        self.model.eval()
+    def ranked(self, task: str) -> np.ndarray:
+        """int64 [HELD_OUT, DEPTH]: the best items of each test input."""
         source = prompts(self.world, task, getattr(self.world, task).test)
-        states = self.model.t5.encoder(input_ids=source).last_hidden_state
+        weights = {name.removeprefix("t5."): weight for name, weight in artifact.weights_of(self.model).items()}
+        decoder = Decoder(weights, self.model.t5.config.to_dict(), text_size(self.world))
+        items = trie.build(np.arange(self.world.items)[:, None])
         start = torch.full((len(source), 1), PAD)
-        hidden = self.model.t5.decoder(input_ids=start, encoder_hidden_states=states, use_cache=False).last_hidden_state
-        return self.model.logits(hidden)[:, 0].topk(depth).indices.numpy()
-
-    def output_rows(self) -> np.ndarray:
-        """float32 [items, d_model]: the rows of the output matrix, which both tasks train (the input rows of items only recommendation does)."""
-        return self.model.t5.lm_head.weight.detach()[text_size(self.world) :].numpy()
+        leaves, _ = beam_search(decoder, Constraint(items, [0], text_size(self.world)), source, start, worlds.DEPTH, worlds.DEPTH)
+        return items.items[leaves.numpy()]
 
 
 def run(cell: Cell) -> dict[str, Any]:

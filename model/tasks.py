@@ -26,7 +26,7 @@ def item_part(history: np.ndarray, limit: int) -> list[int]:
 def start(history: np.ndarray, levels: int) -> np.ndarray:
     """int64 [levels]: the latest item's tokens, where the decoder begins; PAD where the prompt shows no history.
 
-    So that item runs past all blocks straight into the softmax, as in SASRec: after 2 epochs on amazon_toys NDCG@10 .0199 against .0150.
+    So that item runs past all blocks straight into the softmax, as in SASRec; from PAD the blocks must first learn to copy it.
     """
     return history[-1] if len(history) else np.full(levels, PAD)
 

@@ -27,7 +27,7 @@ from model import artifact, data, initial
 from model.metrics import ndcg_at, recall_at
 from model.rank import Ranker
 from model.recipes import RECIPES
-from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
+from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes, parameter_groups
 from model.vocabulary import Vocabulary, train_tokenizer
 
 log = logging.getLogger("tandem.train")
@@ -70,9 +70,7 @@ class Training:
         self.load_data()
         self.model = self.make_model().to(self.device)
         self.wrapped: torch.nn.Module = DistributedDataParallel(self.model) if self.world > 1 else self.model
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": self.settings["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+        groups = parameter_groups(self.model, self.settings["weight_decay"])
         self.optimizer = torch.optim.AdamW(groups, lr=self.settings["learning_rate"], fused=True)
         self.epochs = self.settings["warm_epochs"] if spec["parent"] else self.settings["epochs"]
         self.chance = data.chances(self.train, self.settings["half_life_days"])

@@ -50,6 +50,12 @@ class UnifiedModel(nn.Module):
         return F.linear(hidden, self.t5.lm_head.weight[self.text_size :])
 
 
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """For AdamW: matrices decay, norms and biases do not."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
+
+
 def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: float, tied: bool) -> UnifiedModel:
     """A model from scratch. Draws from torch's global generator: seed it first."""
     d_model, d_ff, d_kv, heads, encoder_layers, decoder_layers = SIZES[size]

@@ -1,4 +1,4 @@
-"""Worlds in which it is known what one task can teach the other (Penha et al. 2024, section 5; sizes are ours).
+"""Worlds in which it is known what one task can teach the other: for the hypotheses of Penha et al. 2024; designs and sizes are ours.
 
     popularity   S1: inputs tell nothing, only how often an item is the answer; the knob is KL(p_rec || p_search)
     clusters     S2, S3: every item as popular as any other; tastes and topics agree on a share `alignment` of the items
@@ -52,23 +52,21 @@ class Side:
 
 @dataclass(frozen=True)
 class World:
-    """items, words: sizes. knob: what was asked for; kl (nats) and redundancy: what it came to, nan where the world does not vary it."""
+    """items, words: sizes. kl (nats), redundancy: what the knob came to, nan where the world does not vary it."""
 
     items: int
     words: int
     recommend: Side
     search: Side
-    knob: float
     kl: float
     redundancy: float
 
     def shuffled(self, seed: int) -> "World":
         """The same two logs, but search speaks of other items: nothing that it teaches holds for recommendation any more."""
         other = np.random.default_rng((seed, 9)).permutation(self.items)
-        back = np.argsort(other)
         side = self.search
         logs = [Log(log.inputs, other[log.targets]) for log in (side.train, side.valid)]
-        return replace(self, search=Side(*logs, side.test, side.chances[:, back]), kl=float("nan"), redundancy=float("nan"))
+        return replace(self, search=Side(*logs, side.test, side.chances[:, np.argsort(other)]), kl=float("nan"), redundancy=float("nan"))
 
     def capped(self, per_item: int, seed: int) -> "World":
         """At most `per_item` search examples of an item (Penha et al. 2024, section 7)."""
@@ -94,7 +92,7 @@ def popularity(kl: float, n_rec: int, n_search: int, seed: int, items: int = 100
 
     recommend = side(p_rec, n_rec, lambda rng, n: rng.choice(items, (n, HISTORY), p=p_rec), np.random.default_rng((seed, 2)))
     search = side(p_search, n_search, lambda rng, n: rng.integers(0, words, (n, QUERY_WORDS)), np.random.default_rng((seed, 3)))
-    return World(items, words, recommend, search, kl, divergence(p_rec, p_search), float("nan"))
+    return World(items, words, recommend, search, divergence(p_rec, p_search), float("nan"))
 
 
 def mixed(p: np.ndarray, q: np.ndarray, kl: float) -> np.ndarray:
@@ -153,7 +151,7 @@ def clusters(alignment: float, n_rec: int, n_search: int, seed: int, items: int 
 
     recommend = side(taste, n_rec, history, np.random.default_rng((seed, 5)))
     search = side(topic, n_search, query, np.random.default_rng((seed, 6)))
-    return World(items, many * TOPIC_WORDS, recommend, search, alignment, float("nan"), redundancy(taste, topic))
+    return World(items, many * TOPIC_WORDS, recommend, search, float("nan"), redundancy(taste, topic))
 
 
 def redundancy(taste: np.ndarray, topic: np.ndarray) -> float:

@@ -3,7 +3,6 @@
 import json
 import math
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,9 +94,9 @@ def test_what_is_done_is_not_trained_again(config: Config) -> None:
     """A study that was killed goes on: finished settings are read, the others trained; every setting is its own."""
     asked = load(None, [f"lake.root={config.lake.root}", "study.seeds=[0, 1]", "study.points=ends", "study.workers=1"])
     every = study.settings_of("h1", asked)
-    assert len(every) == 8 == len({study.finished(config_folder(asked), setting) for setting in every})
+    assert len(every) == 8 == len({study.finished(asked, setting) for setting in every})
     tiny = [{"knob": knob, "cell": every[0]["cell"] | {"knob": knob, "n_rec": 130, "n_search": 130}} for knob in (0.0, 0.5)]
-    kept = study.finished(config_folder(asked), tiny[0])
+    kept = study.finished(asked, tiny[0])
     kept.parent.mkdir(parents=True)
     told = {"kl": 0.0, "joint.recommend": 0.5, "single.recommend": 0.25}
     kept.write_text(json.dumps(told))
@@ -105,10 +104,6 @@ def test_what_is_done_is_not_trained_again(config: Config) -> None:
     assert first == told
     assert 0 < second["joint.recommend"] < 1 and second["kl"] == pytest.approx(0.5, abs=1e-6)
     assert study.trained(asked, tiny) == [first, second]
-
-
-def config_folder(config: Config) -> Path:
-    return Path(config.lake.root) / "studies"
 
 
 def test_gains_and_intervals_by_hand() -> None:

@@ -218,7 +218,7 @@ def test_old_examples_are_drawn_less_often() -> None:
         assert len(np.unique(rows)) == len(rows) if mixing == "proportional" else len(rows) % 2 == 0
     # 2,000 new rows to 250 old ones, of which each task has its half.
     assert all(abs(share - 1 / 9) < 0.02 for share in drawn.values()), drawn
-    assert len(np.concatenate(data.batches(examples, 256, "proportional", 7, 0, data.chances(examples, None)))) == n
+    assert len(np.concatenate(data.batches(examples, 256, "proportional", 7, 0, data.chances(examples, 0)))) == n
 
 
 def test_an_item_counts_once_where_it_stood_last() -> None:
