@@ -16,7 +16,7 @@ demo: env  ## simulate a small warehouse, run a whole night, show what it made
 	$(BIN)/python -m jobs demo
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: env  ## style, types of the light modules, import fences
 	$(BIN)/ruff check .

@@ -41,6 +41,11 @@ def expand(path: object) -> object:
     return re.sub(r"\$\{(\w+)\}", value, path)
 
 
+def none_by_name(value: object) -> object:
+    """TOML has no null: the text "none" stands for it."""
+    return None if value == "none" else value
+
+
 PathText = Annotated[str, BeforeValidator(expand)]
 
 
@@ -62,9 +67,9 @@ class Warehouse(Section):
         default=Source(path=".tandem/warehouse/interactions/ds={ds}", format="jsonl"),
         description="the log of the recommendation surface: event_id?, user_id, item_id, event_ts, action?, session_id?, ingested_at?, sequence?",
     )
-    searches: Source | None = Field(
+    searches: Annotated[Source | None, BeforeValidator(none_by_name)] = Field(
         default=Source(path=".tandem/warehouse/searches/ds={ds}", format="jsonl"),
-        description="the log of the search surface: the same columns and query",
+        description="the log of the search surface: the same columns and query; \"none\" where there is none",
     )
     catalogue: Source = Field(
         default=Source(path=".tandem/warehouse/catalogue", format="jsonl"),
@@ -136,7 +141,13 @@ class Identifiers(Section):
 class Train(Section):
     recipe: RECIPES = "bridge"
     tasks: tuple[TASKS, ...] = Field(default=("recommend", "search"), description="one task alone gives the single-task models of the studies")
-    mixing: Literal["proportional", "balanced"] = Field(default="proportional", description="how the tasks' examples are mixed in an epoch")
+    mixing: Literal["proportional", "balanced"] | Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        default="proportional",
+        description="shares of the tasks in an epoch: proportional, balanced, or between them a temperature t: examples to the power 1/t",
+    )
+    max_per_item: dict[TASKS, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="training examples per target item, at most, of each task named, e.g. { search = 50 }"
+    )
     half_life_days: float = Field(default=365, ge=0, description="an epoch draws an example this old with chance 1/2; 0 draws all alike")
     backbone: PathText = Field(default="tiny", description="micro, tiny, small, base (from scratch), or the path or hub name of a T5 checkpoint")
     epochs: int = Field(default=12, ge=1)
@@ -313,21 +324,21 @@ def reference() -> str:
     """Every key with its default and meaning, as a TOML file that loads."""
     lines = ["# Every key of tandem's configuration, with its default. Made by `python -m jobs.config`; a test keeps it so."]
 
-    def table(name: str, section: BaseModel) -> None:
-        lines.extend(["", f"[{name}]"])
+    def table(name: str, section: BaseModel, meaning: str | None = None) -> None:
+        lines.extend(["", f"[{name}]" + (f"  # {meaning}" if meaning else "")])
         nested = []
         for key, field in type(section).model_fields.items():
             value = getattr(section, key)
             note = f"  # {field.description}" if field.description else ""
             if isinstance(value, BaseModel):
-                nested.append((f"{name}.{key}", value))
+                nested.append((f"{name}.{key}", value, field.description))
             elif value is None:
                 lines.append(f"# {key} ={note or '  # none'}")
             else:
                 dumped = json.dumps(section.model_dump(mode="json")[key], ensure_ascii=False)
                 lines.append(f"{key} = {dumped}{note}")
-        for nested_name, nested_value in nested:
-            table(nested_name, nested_value)
+        for each in nested:
+            table(*each)
 
     config = Config()
     for name in type(config).model_fields:

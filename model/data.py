@@ -4,7 +4,7 @@ Reads Delta without a JVM (deltalake, pyarrow). Examples are held as ragged arra
 batch is made, so one corpora build serves every recipe and new identifiers need no Spark rerun.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -139,21 +139,36 @@ def chances(examples: Examples, half_life_days: float) -> np.ndarray:
     return 0.5 ** (age / half_life_days)
 
 
-def epoch_rows(examples: Examples, mixing: str, rng: np.random.Generator, chance: np.ndarray) -> np.ndarray:
-    """Which examples an epoch sees: each at most once (proportional), or as many of each task by repeating the rarer one (balanced)."""
+def capped(examples: Examples, most: Mapping[str, int], seed: int) -> Examples:
+    """At most so many examples per target item of each task named (Penha et al. 2024, section 7); which ones is drawn, not chosen by age."""
+    order = np.random.default_rng((seed, 2)).permutation(len(examples))
+    kept = np.ones(len(examples), dtype=bool)
+    for task, limit in most.items():
+        rows = order[examples.task[order] == examples.tasks.index(task)] if task in examples.tasks else order[:0]
+        by_item = rows[np.argsort(examples.target[rows], kind="stable")]
+        items = examples.target[by_item]
+        kept[by_item[np.arange(len(items)) - np.searchsorted(items, items) >= limit]] = False
+    return examples.take(np.flatnonzero(kept))
+
+
+def epoch_rows(examples: Examples, mixing: str | float, rng: np.random.Generator, chance: np.ndarray) -> np.ndarray:
+    """Which examples an epoch sees, in random order; as many as are drawn, whatever the mixing.
+
+    mixing: the temperature t, by which a task's share is its number of examples to the power 1 / t (Raffel et al. 2020, section 3.5.2);
+    "proportional" is 1, each example at most once, and "balanced" is inf. Examples of a task that gets more than it has are repeated.
+    """
     drawn = rng.random(len(examples)) < chance
-    if mixing == "proportional" or len(examples.tasks) == 1:
+    temperature = {"proportional": 1.0, "balanced": np.inf}.get(mixing, mixing)
+    if temperature == 1 or len(examples.tasks) == 1:
         return rng.permutation(np.flatnonzero(drawn))
-    share = int(drawn.sum()) // len(examples.tasks)
-    chosen = []
-    for task in range(len(examples.tasks)):
-        rows = np.flatnonzero(drawn & (examples.task == task))
-        repeats = -(-share // max(1, len(rows)))
-        chosen.append(np.concatenate([rng.permutation(rows) for _ in range(repeats)])[:share])
-    return rng.permutation(np.concatenate(chosen))
+    held = [np.flatnonzero(drawn & (examples.task == task)) for task in range(len(examples.tasks))]
+    weights = np.array([len(rows) ** (1 / temperature) if len(rows) else 0.0 for rows in held])
+    shares = (drawn.sum() * weights / max(weights.sum(), 1e-9)).astype(int)
+    chosen = [np.concatenate([rng.permutation(rows) for _ in range(-(-share // len(rows)))])[:share] for rows, share in zip(held, shares, strict=True) if share]
+    return rng.permutation(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 
-def batches(examples: Examples, batch_size: int, mixing: str, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
+def batches(examples: Examples, batch_size: int, mixing: str | float, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
     """The epoch's batches as row numbers, a pure function of (seed, epoch): rows of like length together, batches in random order."""
     rng = np.random.default_rng((seed, epoch))
     rows = epoch_rows(examples, mixing, rng, chance)

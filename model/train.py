@@ -90,7 +90,8 @@ class Training:
         train = corpora.filter(splits == "train")
         self.vocabulary = self.make_vocabulary(codes, train, day)
         limit = self.settings["max_query_tokens"]
-        self.train = self.servable(data.encode(train, self.tasks, self.item_ids, self.vocabulary, limit))
+        examples = self.servable(data.encode(train, self.tasks, self.item_ids, self.vocabulary, limit))
+        self.train = data.capped(examples, self.settings["max_per_item"], self.settings["seed"])
         valid = self.servable(data.encode(corpora.filter(splits == "valid"), self.tasks, self.item_ids, self.vocabulary, limit))
         self.valid = valid.take(self.draw_valid(valid))
         self.prefixes = {task: self.vocabulary.task_tokens(task) for task in self.tasks}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from model.decode import start_rows
+from model.dropout import replace_dropout
 from model.vocabulary import EOS, PAD
 
 # d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
@@ -27,6 +28,7 @@ class UnifiedModel(nn.Module):
         self.t5 = backbone
         self.text_size = text_size
         self.level_sizes = tuple(level_sizes)
+        replace_dropout(self.t5)
 
     def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """source: int64 [B, T], PAD on the right. start, target: int64 [B, levels], vocabulary tokens; start may be PAD.

@@ -79,3 +79,11 @@ def test_the_night_parts_time_without_gap_or_overlap() -> None:
 def test_hostile_run_ids_are_refused(run_id: str) -> None:
     with pytest.raises(BadArgument, match="--run-id"):
         parse_run_id(run_id)
+
+
+def test_a_log_can_be_said_not_to_exist() -> None:
+    """TOML has no null; only where nothing is meant does "none" stand for it."""
+    assert load(None, ["warehouse.searches=none"]).warehouse.searches is None
+    assert load().warehouse.searches is not None
+    with pytest.raises(BadArgument, match=r"warehouse\.interactions"):
+        load(None, ["warehouse.interactions=none"])

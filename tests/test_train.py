@@ -221,6 +221,32 @@ def test_old_examples_are_drawn_less_often() -> None:
     assert len(np.concatenate(data.batches(examples, 256, "proportional", 7, 0, data.chances(examples, 0)))) == n
 
 
+def of_tasks(task: np.ndarray, target: np.ndarray) -> Examples:
+    n = len(task)
+    empty = Ragged(np.empty(0, np.int32), np.zeros(n + 1, int))
+    return Examples(("recommend", "search"), task.astype(np.int8), empty, empty, target, np.full(n, np.datetime64("2026-01-01", "us")))
+
+
+@pytest.mark.parametrize(("mixing", "search"), [("proportional", 0.1), (1.0, 0.1), (2.0, 0.25), ("balanced", 0.5), (float("inf"), 0.5)])
+def test_mixing_sets_the_tasks_shares(mixing: str | float, search: float) -> None:
+    """900 against 100 examples: at temperature 2 the shares are 30 to 10. The epoch stays as long, and the rare task's rows come equally often."""
+    examples = of_tasks(np.arange(1000) % 10 == 0, np.zeros(1000, int))
+    rows = data.epoch_rows(examples, mixing, np.random.default_rng(0), np.ones(1000))
+    asked = examples.task[rows] == 1
+    assert abs(len(rows) - 1000) <= 1 and abs(asked.mean() - search) < 0.002
+    times = np.bincount(rows[asked], minlength=1000)[examples.task == 1]
+    assert times.max() - times.min() <= 1
+
+
+def test_a_cap_holds_per_item_and_task() -> None:
+    """Item 0 has 90 searches and 10 recommendations, item 1 has 3 of each; a cap of 5 on search touches the searches of item 0 alone."""
+    task, target = np.repeat([1, 0, 1, 0], [90, 10, 3, 3]), np.repeat([0, 0, 1, 1], [90, 10, 3, 3])
+    kept = data.capped(of_tasks(task, target), {"search": 5}, seed=7)
+    counts = {(t, i): int(((kept.task == t) & (kept.target == i)).sum()) for t in (0, 1) for i in (0, 1)}
+    assert counts == {(1, 0): 5, (0, 0): 10, (1, 1): 3, (0, 1): 3}
+    assert len(data.capped(of_tasks(task, target), {}, seed=7)) == 106
+
+
 def test_an_item_counts_once_where_it_stood_last() -> None:
     """A prompt's history: a b a c c → b a c; the limit counts what is left."""
     history = np.array([[11], [12], [11], [13], [13]])
