@@ -79,15 +79,21 @@ class Warehouse(Section):
 
 class Simulate(Section):
     path: PathText = Field(default=".tandem/warehouse", description="where the simulated logs are written")
-    seed: int = 7
+    world: Literal["tastes", "popularity", "clusters"] = Field(
+        default="tastes", description="a shop; or a world of the studies: popularity (S1), clusters (S2, S3), of which only the keys that name them count"
+    )
+    seed: int = Field(default=7, description="every world")
+    items: int = Field(default=600, ge=20, description="every world")
+    alignment: float = Field(default=0.75, ge=0, le=1, description="tastes, clusters: share of items whose search topic equals their taste cluster")
+    kl: float = Field(default=0.0, ge=0, description="popularity: KL(p_rec || p_search) in nats; inf is as far as it goes")
+    recommend_examples: int = Field(default=500, ge=1, description="popularity, clusters: training examples of recommend")
+    search_examples: int = Field(default=5000, ge=1, description="popularity, clusters: training examples of search")
     users: int = Field(default=1500, ge=10)
-    items: int = Field(default=600, ge=20)
     clusters: int = Field(default=20, ge=2, description="hidden tastes: a user likes a few, a query means one")
     days: int = Field(default=30, ge=4, description="days of history before and with the day given")
     events_per_user: float = Field(default=24.0, gt=1, description="mean recommendation events of a user over all days")
     search_share: float = Field(default=0.5, ge=0, lt=5, description="search events per recommendation event")
     noise: float = Field(default=0.1, ge=0, le=1, description="share of events on an item drawn by popularity alone")
-    alignment: float = Field(default=0.75, ge=0, le=1, description="share of items whose search topic equals their taste cluster")
     bad_share: float = Field(default=0.002, ge=0, le=1, description="share of rows spoilt on purpose")
     late_share: float = Field(default=0.01, ge=0, le=1, description="share of rows delivered one to five days late")
 

@@ -1,10 +1,13 @@
 """A world with a known answer → warehouse logs and a catalogue.     Reads nothing; writes JSON lines below `simulate.path`.
 
 `interactions/ds=D`, `searches/ds=D` (what the warehouse received on day D, late and spoilt rows among it) and `catalogue`: the layout
-that the default `[warehouse]` reads. Knows no table of the lake, no model, and no state: every draw is a hash of (seed, what is drawn), so
-a day's rows depend on the seed, the day and the rate (events_per_user / days) alone, and a later day only adds to what lies there.
+that the default `[warehouse]` reads. Knows no table of the lake and no state.
 
-The world. A warehouse has `items` shelves; shelf s stands in taste cluster s % clusters at popularity rank s // clusters, and is found by
+`simulate.world` says which: a shop (tastes), or a world of the studies, popularity or clusters (`jobs.world_logs`). Of the shop every draw is
+a hash of (seed, what is drawn), so a day's rows depend on the seed, the day and the rate (events_per_user / days) alone, and a later day only
+adds to what lies there.
+
+The shop. A warehouse has `items` shelves; shelf s stands in taste cluster s % clusters at popularity rank s // clusters, and is found by
 one search topic, the number of its cluster for a share `alignment` of the shelves. An article stays on its shelf for LIFETIME days and
 is followed by a new one. A user likes one to three clusters, is in the mood for one of them for a week, and after an article often takes its
 companion (STRIDE ranks on, same cluster). Queries are words of the topic; a share `noise` of events is drawn by popularity alone.
@@ -12,11 +15,13 @@ The answer that a good model finds: cluster of a user, companion of an article, 
 """
 
 import logging
-from datetime import date, timedelta
+import math
+from datetime import date
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from jobs import world_logs
 from jobs.config import Config, Simulate
 from jobs.errors import BadArgument
 from jobs.spark import session
@@ -49,30 +54,46 @@ MODELS = "Orion,Willow,Falcon,Maple,Comet,Harbor,Juniper,Atlas,Pebble,Aurora,Tun
 
 
 def run(config: Config, day: date, run_id: str) -> dict:
-    """Write the arrivals of the `simulate.days` days up to `day`, and the catalogue as of `day`; other days' files stay.
+    """Write the world's arrivals up to `day`, and the catalogue as of `day`; other days' files stay.
 
+    Returns {"rows": of each surface, "path"}, and of a study's world what its knob came to and what can be known of it without a model.
     Raises BadArgument where there are more clusters than items.
     """
-    world = config.simulate
-    if world.clusters > world.items:
-        raise BadArgument(f"simulate.clusters = {world.clusters}: expected at most simulate.items = {world.items}")
-    spark = session(config)
-    first = number(day) - world.days + 1
-    root = world.path.rstrip("/")
-    # Late rows of earlier days arrive in this window too.
-    events = user_events(user_days(spark, world, first - max(DELAYS), number(day)), world)
-    arrived = spoil(deliver(events, world).where(F.col("arrival").between(first, number(day))), world)
-    arrived = arrived.withColumn("ds", date_of(F.col("arrival"))).repartition("ds").sortWithinPartitions("ds", "ingested_at", "event_id").persist()
+    spark, settings = session(config), config.simulate
+    arrived, articles, figures = tastes(spark, settings, day) if settings.world == "tastes" else studied(spark, settings, day)
+    root = settings.path.rstrip("/")
+    arrived = arrived.repartition("ds").sortWithinPartitions("ds", "ingested_at", "event_id").persist()
     rows = {row["surface"]: row["count"] for row in arrived.groupBy("surface").count().collect()}  # two rows
     shared = ["event_id", "user_id", "item_id", "event_ts", "action", "session_id", "ingested_at"]
     for name, surface, columns in (("interactions", "recommendation", shared), ("searches", "search", [*shared, "query"])):
         log = arrived.where(F.col("surface") == surface).select(*columns, "ds")
         log.write.partitionBy("ds").mode("overwrite").option("partitionOverwriteMode", "dynamic").json(f"{root}/{name}")
     arrived.unpersist()
-    articles = catalogue(spark, world, first - max(DELAYS), number(day))
-    articles.drop("cluster", "topic").coalesce(1).sortWithinPartitions("item_id").write.mode("overwrite").json(f"{root}/catalogue")
-    logging.getLogger("tandem").info("simulated %s to %s: %s below %s", day - timedelta(days=world.days - 1), day, rows, root)
-    return {"rows": rows, "path": root}
+    articles.coalesce(1).sortWithinPartitions("item_id").write.mode("overwrite").json(f"{root}/catalogue")
+    told = "".join(f", {name} {value:.3f}" for name, value in figures.items())
+    logging.getLogger("tandem").info("simulated the world %s up to %s: %s below %s%s", settings.world, day, rows, root, told)
+    return {"rows": rows, "path": root, **figures}
+
+
+def studied(spark: SparkSession, settings: Simulate, day: date) -> tuple[DataFrame, DataFrame, dict[str, float]]:
+    """A study's world: arrivals, catalogue, and what is known of it."""
+    world = world_logs.world_of(settings)
+    texts = ", ".join(f"{name} STRING" for name in world_logs.Event._fields)
+    arrived = spark.createDataFrame(list(world_logs.events(world, day, settings.seed)), texts).withColumn("ds", F.col("ds").cast("date"))
+    articles = spark.createDataFrame(world_logs.catalogue(world), "item_id STRING, title STRING, text STRING, categories ARRAY<STRING>, is_available BOOLEAN")
+    return arrived, articles, {name: value for name, value in world.figures().items() if not math.isnan(value)}
+
+
+def tastes(spark: SparkSession, world: Simulate, day: date) -> tuple[DataFrame, DataFrame, dict[str, float]]:
+    """The shop's arrivals of the `simulate.days` days up to `day`, and its catalogue."""
+    if world.clusters > world.items:
+        raise BadArgument(f"simulate.clusters = {world.clusters}: expected at most simulate.items = {world.items}")
+    first = number(day) - world.days + 1
+    # Late rows of earlier days arrive in this window too.
+    events = user_events(user_days(spark, world, first - max(DELAYS), number(day)), world)
+    arrived = spoil(deliver(events, world).where(F.col("arrival").between(first, number(day))), world)
+    articles = catalogue(spark, world, first - max(DELAYS), number(day)).drop("cluster", "topic")
+    return arrived.withColumn("ds", date_of(F.col("arrival"))), articles, {}
 
 
 def number(day: date) -> int:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, date, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from scipy import stats
 from jobs import study_page
 from jobs.config import Config
 from jobs.report import put
-from jobs.spark import CODE_VERSION, replace, schema, session
+from jobs.spark import replace, schema, session
 from jobs.tables import STUDIES
 
 log = logging.getLogger("tandem")
@@ -58,8 +59,9 @@ def settings_of(subject: str, config: Config) -> list[dict[str, Any]]:
 
 
 def finished(config: Config, setting: dict[str, Any]) -> Path:
-    """Where a setting's figures are kept: the name is a hash of all that shapes them."""
-    known = json.dumps([setting["cell"], CODE_VERSION], sort_keys=True)
+    """Where a setting's figures are kept: the name is a hash of all that shapes them, the code of the world and of its models too."""
+    code = [hashlib.sha256(Path(find_spec(name).origin).read_bytes()).hexdigest() for name in ("model.worlds", "model.study", "model.unified")]
+    known = json.dumps([setting["cell"], *code], sort_keys=True)
     return Path(config.lake.root, "artifacts", ".work", "study") / f"{setting['cell']['study']}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
 
 
@@ -103,10 +105,16 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[str, Any]]:
-    """One row per side and knob: what the knob came to, the gains with intervals, the mean recalls."""
+    """One row per side and knob: what the knob came to, the gains with intervals, the mean recalls and purities.
+
+    above_floor (h1): the gain less that of the same seed at the highest KL, where popularity is shared no more.
+    """
     made = []
+    furthest = max(setting["knob"] for setting in settings)
+    floors = {(s["cell"]["read"], s["cell"]["seed"]): gain(f, s["cell"]["read"]) for s, f in zip(settings, results, strict=True) if s["knob"] == furthest}
     for side, knob in dict.fromkeys((setting["cell"]["read"], setting["knob"]) for setting in settings):
-        held = [f for s, f in zip(settings, results, strict=True) if (s["cell"]["read"], s["knob"]) == (side, knob)]
+        of_seed = {s["cell"]["seed"]: f for s, f in zip(settings, results, strict=True) if (s["cell"]["read"], s["knob"]) == (side, knob)}
+        held = list(of_seed.values())
         names = [name for name in held[0] if name.endswith(side) and all(name in figures for figures in held)]
         made.append(
             {
@@ -117,7 +125,9 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
                 "added": float(np.mean([f["examples_search"] for f in held])),
                 "gain": interval(gain(f, side) for f in held),
                 "gain_same_steps": interval(gain(f, side, "same_steps") for f in held),
+                "above_floor": interval(gain(f, side) - floors[side, seed] for seed, f in of_seed.items()),
                 "recall": {name.split(".")[0]: float(np.mean([f[name] for f in held])) for name in names if not name.startswith("steps")},
+                "purity": {name.removeprefix("purity_"): float(np.mean([f[name] for f in held])) for name in held[0] if name.startswith("purity_")},
                 "seeds": len(held),
             }
         )
@@ -125,7 +135,7 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
 
 
 def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
-    """Returns {"rows": rows of studies, "path": the page, "seconds"}."""
+    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds"}."""
     started = time.monotonic()
     day = day or datetime.now(UTC).date()
     settings = settings_of(subject, config)
@@ -146,4 +156,4 @@ def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str
         told = f"study {subject}, {point['side']} poor, knob {point['knob']:g}: gain {100 * mean:+.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         log.info("%s, over the same steps %+.0f %%", told, 100 * point["gain_same_steps"][0])
     log.info("study %s: %s", subject, path)
-    return {"rows": done["rows"], "path": path, "seconds": round(time.monotonic() - started)}
+    return {"rows": done["rows"], "path": path, "seeds": config.study.seeds, "seconds": round(time.monotonic() - started)}

@@ -1,6 +1,7 @@
 """How a study looks: its points in, one HTML text out.     Reads and writes nothing; drawn as `jobs.page` draws."""
 
 import math
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -18,7 +19,31 @@ TOLD = {
     "Shuffled: the same logs with search speaking of other items, where nothing can be gained.",
     "cap": "At most so many search examples of each item are added to 2,000 recommendation examples; three items in four keep their topic.",
 }
+REMOVED = (
+    "Popularity removed: the training answers of each task are drawn anew so that each item that is an answer is one equally often. Popularity being all "
+    "there is, recall has to fall to chance: thirty items at random out of those that are an answer at all, among which the popular ones are more often."
+)
+PURITY = (
+    "Output rows (the output matrix, not the input one): share of an item's 19 nearest rows, by cosine, that share its taste (what co-occurs) or its topic "
+    "(what queries mean); chance is 0.019. Taste can be learnt from recommendation, topic from search alone; at redundancy 1 they are one."
+)
 METHODS = ("joint", "single", "same_steps", "shuffled", "oracle", "count_single", "count_joint")
+# name of a figure → in words, colour, line
+WITHOUT = {
+    "joint": ("joint", MODEL, "-"),
+    "single": ("single", RIVAL, "-"),
+    "removed_joint": ("joint, removed", MODEL, "--"),
+    "removed_single": ("single, removed", RIVAL, "--"),
+    "removed_chance": ("chance, removed", INK, ":"),
+}
+PROBES = {
+    "taste.joint": ("by taste, joint", MODEL, "-"),
+    "taste.single": ("by taste, single", RIVAL, "-"),
+    "topic.joint": ("by topic, joint", MODEL, "--"),
+    "topic.single": ("by topic, single", RIVAL, "--"),
+}
+
+Interval = tuple[float, float, float]
 
 
 def study(subject: str, day: date, points: list[dict[str, Any]]) -> str:
@@ -26,7 +51,12 @@ def study(subject: str, day: date, points: list[dict[str, Any]]) -> str:
     parts = [f"<h2>{title}</h2><p>{TOLD[subject]}</p>"]
     for side in dict.fromkeys(point["side"] for point in points):
         held = [point for point in points if point["side"] == side]
-        parts.append(f"<h3>{side}, the data-poor task</h3>{chart(held, knob, axis, side, subject == 'h1')}{figures(held, knob, axis)}")
+        parts.append(f"<h3>{side}, the data-poor task</h3>{gains(held, knob, axis, subject == 'h1')}{figures(held, knob, axis, subject == 'h1')}")
+        parts += [
+            f"<p>{told}</p>{means(held, part, names, label, knob, axis)}"
+            for part, names, label, told in (("recall", WITHOUT, "expected R@30", REMOVED), ("purity", PROBES, "purity of output rows", PURITY))
+            if all(set(names) <= set(point[part]) for point in held)
+        ]
     seeds = points[0]["seeds"]
     parts.append(
         f'<p class="quiet">Expected R@30 over 500 inputs, exact; mean of {seeds} seed{"s" if seeds > 1 else ""}, 95 % interval by Student\'s t. '
@@ -35,30 +65,71 @@ def study(subject: str, day: date, points: list[dict[str, Any]]) -> str:
     return whole(day, parts)
 
 
-def chart(points: list[dict[str, Any]], knob: str, axis: str, side: str, floor: bool) -> str:
+def gains(points: list[dict[str, Any]], knob: str, axis: str, floor: bool) -> str:
+    """The gain over the knob with its band; where there is a floor, it, and what stands above it."""
     figure, axes = canvas(2.8)
     x = [point[knob] for point in points]
-    mean, low, high = ([100 * point["gain"][part] for point in points] for part in range(3))
-    if not any(map(math.isnan, low)):
-        axes.fill_between(x, low, high, color=MODEL, alpha=0.15, linewidth=0)
-    axes.plot(x, mean, color=MODEL, marker="o", markersize=4, label="each at its best step")
-    axes.plot(x, [100 * point["gain_same_steps"][0] for point in points], color=RIVAL, linestyle="--", marker="o", markersize=3, label="same steps")
+    band(axes, x, [point["gain"] for point in points], MODEL, "each at its best step")
+    band(axes, x, [point["gain_same_steps"] for point in points], RIVAL, "same steps")
     if floor:
-        axes.axhline(mean[-1], color=INK, linewidth=1, linestyle=":", label="floor: gain at the highest KL")
+        axes.axhline(100 * points[-1]["gain"][0], color=RIVAL, linewidth=1, linestyle=":", label="floor: gain at the highest KL")
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xlabel(axis)
     axes.set_ylabel("gain of joint training, %")
     axes.legend(frameon=False, fontsize=8)
-    told = "; ".join(f"{point[knob]:.2f}: {m:+.0f} %" for point, m in zip(points, mean, strict=True))
-    return svg(figure, f"Gain of joint training in R@30, {side}, by {axis}: {told}")
+    drawn = svg(figure, f"Gain of joint training in R@30, {points[0]['side']}, by {axis}: {words(x, [point['gain'] for point in points])}")
+    if not floor:
+        return drawn
+    figure, axes = canvas(2.2)
+    above = [point["above_floor"] for point in points]
+    band(axes, x, above, MODEL, "gain less the same seed's floor")
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.set_xlabel(axis)
+    axes.set_ylabel("gain above the floor, points")
+    return drawn + svg(figure, f"Gain above the gain at the highest KL, {points[0]['side']}, by {axis}: {words(x, above)}")
 
 
-def figures(points: list[dict[str, Any]], knob: str, axis: str) -> str:
+def band(axes: Any, x: list[float], intervals: Sequence[Interval], color: str, label: str) -> None:
+    """A line of means in percent, its 95 % interval shaded where more than one seed tells it."""
+    mean, low, high = ([100 * each[part] for each in intervals] for part in range(3))
+    if not any(map(math.isnan, low)):
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=color, marker="o", markersize=4, label=label)
+
+
+def words(x: list[float], intervals: Sequence[Interval]) -> str:
+    return "; ".join(f"{at:,.2f}: {100 * each[0]:+.0f} %" for at, each in zip(x, intervals, strict=True))
+
+
+def means(points: list[dict[str, Any]], part: str, names: dict[str, tuple[str, str, str]], label: str, knob: str, axis: str) -> str:
+    """Lines of means over the knob, and the same as a table."""
+    figure, axes = canvas(2.8)
+    for name, (told, color, line) in names.items():
+        axes.plot([p[knob] for p in points], [p[part][name] for p in points], color=color, linestyle=line, marker="o", markersize=3, label=told)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(axis)
+    axes.set_ylabel(label)
+    axes.legend(frameon=False, fontsize=8)
+    ends = "; ".join(f"{told} {points[0][part][name]:.3f} to {points[-1][part][name]:.3f}" for name, (told, *_) in names.items())
+    rows = [[at(point[knob]), *(f"{point[part][name]:.3f}" for name in names)] for point in points]
+    return svg(figure, f"{label}, {points[0]['side']}, by {axis}: {ends}") + table([axis, *(told for told, *_ in names.values())], rows)
+
+
+def figures(points: list[dict[str, Any]], knob: str, axis: str, floor: bool) -> str:
     shown = [name for name in METHODS if any(name in point["recall"] for point in points)]
     rows = []
     for point in points:
-        mean, low, high = point["gain"]
-        small = "" if math.isnan(low) else f"{100 * low:+.0f} to {100 * high:+.0f}"
+        over = [percent(point["gain"]), percent(point["gain_same_steps"]), *([percent(point["above_floor"])] if floor else [])]
         recalls = [f"{point['recall'][name]:.3f}" if name in point["recall"] else "–" for name in shown]
-        rows.append([f"{point[knob]:,.2f}".removesuffix(".00"), (f"{100 * mean:+.0f} %", small), *recalls])
-    return table([axis, "gain", *(name.replace("_", " ") for name in shown)], rows)
+        rows.append([at(point[knob]), *over, *recalls])
+    return table([axis, "gain", "over the same steps", *(["above the floor"] if floor else []), *(name.replace("_", " ") for name in shown)], rows)
+
+
+def percent(interval: Interval) -> tuple[str, str]:
+    """The mean, and in small print its interval where it is known."""
+    mean, low, high = interval
+    return f"{100 * mean:+.0f} %", "" if math.isnan(low) else f"{100 * low:+.0f} to {100 * high:+.0f}"
+
+
+def at(knob: float) -> str:
+    return f"{knob:,.2f}".removesuffix(".00")

@@ -3,6 +3,8 @@
 Gen_R, Gen_S and Gen_{R+S} are one class that begins at the same weights; only the examples differ. Every model is stopped by its own
 validation loss (joint: the mean of both tasks'), and the single-task models are trained a second time for as many steps as the joint
 model took: more steps are no gain of joint training. Atomic identifiers, so that the best items are one masked softmax. Knows no table.
+
+Probes look at output rows (the output matrix, `lm_head`; untied by default, so that search trains no input row of an item).
 """
 
 import time
@@ -16,9 +18,8 @@ from model import artifact, trie, worlds
 from model.decode import Constraint, Decoder, beam_search
 from model.unified import UnifiedModel, from_sizes, parameter_groups
 from model.vocabulary import EOS, PAD, UNK
-from model.worlds import Log, World
+from model.worlds import TASKS, Log, World
 
-TASKS = ("recommend", "search")
 SPECIAL = UNK + 1
 BATCH, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 128, 1e-3, 0.01, 0.1
 EVERY, PATIENCE, MOST_STEPS = 25, 6, 1200  # steps between two looks at the validation loss; looks without a better one; steps at most
@@ -127,34 +128,41 @@ class Fit:
         leaves, _ = beam_search(decoder, Constraint(items, [0], text_size(self.world)), source, start, worlds.DEPTH, worlds.DEPTH)
         return items.items[leaves.numpy()]
 
+    def recall(self, task: str) -> float:
+        """Expected R@DEPTH on the task's test inputs."""
+        return getattr(self.world, task).recall(self.ranked(task))
+
+    def output_rows(self) -> np.ndarray:
+        """float32 [items, d_model]: what the softmax over items compares its state with."""
+        return self.model.t5.lm_head.weight[text_size(self.world) :].detach().numpy()
+
 
 def run(cell: Cell) -> dict[str, Any]:
     """Train the cell's models; every figure as {name: value}. Pure in the cell: seeds are part of it."""
     started = time.monotonic()
     torch.set_num_threads(1)  # cells run beside each other
     world = world_of(cell)
-    single = (cell.read,)
-    figures = {"kl": world.kl, "redundancy": world.redundancy, "examples_search": float(len(world.search.train))}
-    for task in TASKS:
-        side = getattr(world, task)
-        figures[f"oracle.{task}"] = side.oracle()
-        figures[f"count_single.{task}"] = side.count(side.train)
-        figures[f"count_joint.{task}"] = side.count(world.recommend.train, world.search.train)
-    joint = Fit(world, TASKS, cell.seed, cell.tied)
-    taken = joint.steps()
-    figures["steps.joint"] = float(taken)
-    for task in TASKS:
-        figures[f"joint.{task}"] = getattr(world, task).recall(joint.ranked(task))
-    alone = Fit(world, single, cell.seed, cell.tied)
-    figures["steps.single"] = float(alone.steps())
-    figures[f"single.{cell.read}"] = getattr(world, cell.read).recall(alone.ranked(cell.read))
-    same_steps = Fit(world, single, cell.seed, cell.tied)
-    same_steps.steps(exactly=taken)
-    figures[f"same_steps.{cell.read}"] = getattr(world, cell.read).recall(same_steps.ranked(cell.read))
+    figures = world.figures()
+
+    def fitted(world: World, tasks: tuple[str, ...], steps: int | None = None) -> tuple[Fit, int]:
+        fit = Fit(world, tasks, cell.seed, cell.tied)
+        return fit, fit.steps(exactly=steps)
+
+    joint, taken = fitted(world, TASKS)
+    alone, taken_alone = fitted(world, (cell.read,))
+    figures |= {"steps.joint": float(taken), "steps.single": float(taken_alone)}
+    figures |= {f"joint.{task}": joint.recall(task) for task in TASKS}
+    figures[f"single.{cell.read}"] = alone.recall(cell.read)
+    figures[f"same_steps.{cell.read}"] = fitted(world, (cell.read,), taken)[0].recall(cell.read)
+    for group, of_item in world.groups.items():
+        figures |= {f"purity_{group}.{name}": worlds.purity(fit.output_rows(), of_item) for name, fit in (("joint", joint), ("single", alone))}
+    if cell.study == "h1":
+        removed, side = world.flattened(cell.seed), getattr(world, cell.read)
+        # Which items are an answer at all is left, and the popular ones more often are: what drawing among these at random reaches.
+        figures[f"removed_chance.{cell.read}"] = float(worlds.DEPTH * side.chances[:, np.unique(side.train.targets)].mean())
+        figures[f"removed_joint.{cell.read}"] = fitted(removed, TASKS)[0].recall(cell.read)
+        figures[f"removed_single.{cell.read}"] = fitted(removed, (cell.read,))[0].recall(cell.read)
     if cell.study == "h2" and cell.knob == 1.0:
-        other = world.shuffled(cell.seed)
-        control = Fit(other, TASKS, cell.seed, cell.tied)
-        control.steps()
-        figures[f"shuffled.{cell.read}"] = getattr(other, cell.read).recall(control.ranked(cell.read))
+        figures[f"shuffled.{cell.read}"] = fitted(world.shuffled(cell.seed), TASKS)[0].recall(cell.read)
     figures["seconds"] = time.monotonic() - started
     return figures

@@ -7,7 +7,7 @@ A world holds both logs' examples and, for its test inputs, the exact chance of 
 not a draw. numpy only. Knows no model, no token and no file.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ HISTORY, QUERY_WORDS = 7, 3
 HELD_OUT = 500  # examples that stop a training, and inputs that judge it
 CLUSTER, TOPIC_WORDS, NOISE = 20, 10, 0.1
 DEPTH = 30  # R@30, as in the papers
+TASKS = ("recommend", "search")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Log:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def flattened(self, rng: np.random.Generator) -> "Log":
+        """As many examples, drawn from these so that every item that is an answer here is one equally often (to within one example)."""
+        first, count = np.unique(np.sort(self.targets), return_index=True, return_counts=True)[1:]
+        wanted = np.resize(rng.permutation(len(count)), len(self))
+        rows = np.argsort(self.targets, kind="stable")[first[wanted] + rng.integers(0, count[wanted])]
+        return Log(self.inputs[rows], self.targets[rows])
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,19 @@ class Side:
         counts = np.sum([np.bincount(log.targets, minlength=self.chances.shape[1]) for log in logs], axis=0)
         return self.recall(np.tile(np.argsort(-counts, kind="stable"), (len(self.test), 1)))
 
+    def tested(self, seed: int) -> Log:
+        """The test inputs with an answer each, drawn from its chances: what a log tells of them."""
+        sums = self.chances.cumsum(axis=1)
+        drawn = np.random.default_rng((seed, 10)).random((len(self.test), 1)) * sums[:, -1:]
+        return Log(self.test, (sums <= drawn).sum(axis=1))
+
 
 @dataclass(frozen=True)
 class World:
-    """items, words: sizes. kl (nats), redundancy: what the knob came to, nan where the world does not vary it."""
+    """items, words: sizes. kl (nats), redundancy: what the knob came to, nan where the world does not vary it.
+
+    groups: taste (what co-occurs) and topic (what queries mean) of every item, int64 [items], in a world that has them.
+    """
 
     items: int
     words: int
@@ -60,13 +77,31 @@ class World:
     search: Side
     kl: float
     redundancy: float
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, float]:
+        """What is known before any training: what the knob came to, recall of the oracle and of counting, by the task's log or by both."""
+        known = {"kl": self.kl, "redundancy": self.redundancy, "examples_search": float(len(self.search.train))}
+        for task in TASKS:
+            side = getattr(self, task)
+            known[f"oracle.{task}"] = side.oracle()
+            known[f"count_single.{task}"] = side.count(side.train)
+            known[f"count_joint.{task}"] = side.count(self.recommend.train, self.search.train)
+        return known
 
     def shuffled(self, seed: int) -> "World":
         """The same two logs, but search speaks of other items: nothing that it teaches holds for recommendation any more."""
         other = np.random.default_rng((seed, 9)).permutation(self.items)
         side = self.search
         logs = [Log(log.inputs, other[log.targets]) for log in (side.train, side.valid)]
-        return replace(self, search=Side(*logs, side.test, side.chances[:, np.argsort(other)]), kl=float("nan"), redundancy=float("nan"))
+        search = Side(*logs, side.test, side.chances[:, np.argsort(other)])
+        return replace(self, search=search, kl=float("nan"), redundancy=float("nan"), groups={})
+
+    def flattened(self, seed: int) -> "World":
+        """Popularity removed from what is learnt (Penha et al. 2024): both tasks' training and validation answers are uniform; tests stay."""
+        rng = np.random.default_rng((seed, 11))
+        sides = {task: getattr(self, task) for task in TASKS}
+        return replace(self, **{task: replace(side, train=side.train.flattened(rng), valid=side.valid.flattened(rng)) for task, side in sides.items()})
 
     def capped(self, per_item: int, seed: int) -> "World":
         """At most `per_item` search examples of an item (Penha et al. 2024, section 7)."""
@@ -114,7 +149,7 @@ def mixed(p: np.ndarray, q: np.ndarray, kl: float) -> np.ndarray:
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
     """KL(p || q) in nats of two distributions over the same items, q nowhere 0."""
     positive = p > 0
-    return float((p[positive] * np.log(p[positive] / q[positive])).sum())
+    return max(0.0, float((p[positive] * np.log(p[positive] / q[positive])).sum()))  # rounding may leave less than nothing
 
 
 def clusters(alignment: float, n_rec: int, n_search: int, seed: int, items: int = 1000) -> World:
@@ -151,7 +186,7 @@ def clusters(alignment: float, n_rec: int, n_search: int, seed: int, items: int 
 
     recommend = side(taste, n_rec, history, np.random.default_rng((seed, 5)))
     search = side(topic, n_search, query, np.random.default_rng((seed, 6)))
-    return World(items, many * TOPIC_WORDS, recommend, search, float("nan"), redundancy(taste, topic))
+    return World(items, many * TOPIC_WORDS, recommend, search, float("nan"), redundancy(taste, topic), {"taste": taste, "topic": topic})
 
 
 def redundancy(taste: np.ndarray, topic: np.ndarray) -> float:
@@ -159,3 +194,15 @@ def redundancy(taste: np.ndarray, topic: np.ndarray) -> float:
     _, both = np.unique(np.stack([taste, topic]), axis=1, return_counts=True)
     _, alone = np.unique(taste, return_counts=True)
     return float((both * (both - 1)).sum() / (alone * (alone - 1)).sum())
+
+
+def purity(rows: np.ndarray, groups: np.ndarray, neighbours: int = CLUSTER - 1) -> float:
+    """Share of each item's nearest rows (cosine) that are of its group, mean over items. rows: float [items, width]; groups: int [items].
+
+    With as many neighbours as a cluster has other items, 1 is reached where every cluster stands apart, and chance is their share of all.
+    """
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    near = unit @ unit.T
+    np.fill_diagonal(near, -np.inf)
+    found = np.argpartition(-near, neighbours - 1, axis=1)[:, :neighbours]
+    return float((groups[found] == groups[:, None]).mean())

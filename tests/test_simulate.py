@@ -1,15 +1,20 @@
 """The simulated world: the layout that ingest reads, days that never change, and an answer that can be found."""
 
+from collections import Counter
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
-from jobs import simulate
-from jobs.config import Config
+from jobs import build_corpora, ingest, simulate, world_logs
+from jobs.config import Config, load
 from jobs.errors import BadArgument
+from jobs.spark import read
+from jobs.tables import CORPORA
+from model import worlds
 
 DAY = date(2026, 11, 20)
 SPOILT = {"yesterday"}
@@ -29,8 +34,6 @@ def log(root: str, name: str) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def simulated(spark, tmp_path_factory):
     """A world of eight days, and then of one more; (config, root, what the first eight days held before the second run, both logs)."""
-    from jobs.config import load
-
     config = world(load(None, [f"simulate.path={tmp_path_factory.mktemp('warehouse')}"]))
     root = config.simulate.path
     result = simulate.run(config, DAY, "first")
@@ -157,3 +160,64 @@ def test_another_seed_is_another_world_and_more_topics_than_departments_stay_apa
 def test_more_clusters_than_items_are_refused(config):
     with pytest.raises(BadArgument, match=r"simulate\.clusters = 50: expected at most simulate\.items = 20"):
         simulate.run(world(config, items=20, clusters=50), DAY, "r")
+
+
+@pytest.mark.parametrize("kind", ["popularity", "clusters"])
+def test_a_world_of_a_study_is_written_as_asked_for(kind, config, monkeypatch):
+    monkeypatch.setattr(worlds, "HELD_OUT", 3)
+    settings = world(config, world=kind, kl=0.25, alignment=0.5, recommend_examples=6, search_examples=5).simulate
+    made = world_logs.world_of(settings)
+    assert (made.items, len(made.recommend.train), len(made.search.train)) == (200, 6, 5)
+    assert made.kl == pytest.approx(0.25, abs=1e-6) if kind == "popularity" else 0.1 < made.redundancy < 0.45
+    rows = list(world_logs.events(made, DAY, settings.seed))
+    width = made.recommend.test.shape[1]
+    assert Counter((row.surface, row.ds) for row in rows) == {
+        ("recommendation", "2026-11-17"): (6 + 3 + 3) * width,
+        ("recommendation", "2026-11-18"): 6,
+        ("recommendation", "2026-11-19"): 3,
+        ("recommendation", "2026-11-20"): 3,
+        ("search", "2026-11-18"): 5,
+        ("search", "2026-11-19"): 3,
+        ("search", "2026-11-20"): 3,
+    }
+    assert len({row.event_id for row in rows}) == len(rows) and {row.item_id for row in rows} <= {row[0] for row in world_logs.catalogue(made)}
+
+
+def test_an_answer_of_a_test_input_is_drawn_from_its_chances():
+    world = worlds.popularity(0.5, 10, 10, 0, items=4)
+    side = worlds.Side(world.search.train, world.search.valid, world.search.test, np.tile([0.0, 0.5, 0.0, 0.5], (worlds.HELD_OUT, 1)))
+    drawn = side.tested(3)
+    assert set(drawn.targets) == {1, 3} and abs((drawn.targets == 1).mean() - 0.5) < 0.1
+    assert (drawn.inputs == side.test).all() and (drawn.targets == side.tested(3).targets).all()
+
+
+def test_the_corpora_of_a_studys_world_are_its_examples(spark, config, monkeypatch):
+    """Through ingest and build_corpora: every history, query, answer and split of the world, and no other."""
+    monkeypatch.setattr(worlds, "HELD_OUT", 3)
+    config = world(config, world="clusters", items=40, alignment=0.5, recommend_examples=6, search_examples=5)
+    root = config.simulate.path
+    sources = {name: getattr(config.warehouse, name) for name in ("interactions", "searches", "catalogue")}
+    moved = {name: source.model_copy(update={"path": source.path.replace(".tandem/warehouse", root)}) for name, source in sources.items()}
+    config = config.model_copy(update={"warehouse": config.warehouse.model_copy(update=moved)})
+    made = world_logs.world_of(config.simulate)
+    result = simulate.run(config, DAY, "r")
+    assert result["rows"] == {"recommendation": 12 * 6, "search": 11}
+    assert result["redundancy"] == made.redundancy and result["oracle.search"] == made.search.oracle() and "kl" not in result
+    days = [DAY - timedelta(days=before) for before in (3, 2, 1, 0)]
+    for day in days:
+        ingest.run(config, day, "r", allow_empty=day == days[0])
+    for day in days[1:]:
+        build_corpora.run(config, day, "r")
+    found = build_corpora.with_split(read(spark, config, CORPORA), config.corpora, DAY).collect()
+    expected = []
+    for split in ("train", "valid", "test"):
+        histories, queries = (world_logs.logs_of(getattr(made, task), config.simulate.seed)[split] for task in worlds.TASKS)
+        expected += [("recommend", [f"item{i}" for i in x], None, f"item{y}", split) for x, y in zip(histories.inputs, histories.targets, strict=True)]
+        expected += [("search", [], " ".join(f"word{w}" for w in x), f"item{y}", split) for x, y in zip(queries.inputs, queries.targets, strict=True)]
+    held = [(row.task, [act.item_id for act in row.history], row.query, row.target_item_id, row.split) for row in found]
+    assert sorted(held, key=str) == sorted(expected, key=str)
+
+
+def test_clusters_that_do_not_come_out_even_are_refused(config):
+    with pytest.raises(BadArgument, match=r"simulate\.items = 50: expected a multiple of 20"):
+        simulate.run(world(config, world="clusters", items=50), DAY, "r")

@@ -104,8 +104,13 @@ def figures(night: dict) -> None:
             best, own = max(rivals, key=rivals.__getitem__), held["model"]
             figure = {"figure": f"{night['data']}_{task}_ndcg10", "value": own["value"], "unit": "fraction", "ci": [own["ci_low"], own["ci_high"]]}
             rows.append({**figure, "rival": best, "rival_value": rivals[best]})
-    for row in rows:
-        (HERE / "results" / f"{row['figure']}.json").write_text(json.dumps({**row, **common}, indent=1) + "\n")
+    write(rows, common)
+
+
+def write(figures: list[dict], common: dict) -> None:
+    """A file per headline figure, as design.md section 9 has it."""
+    for figure in figures:
+        (HERE / "results" / f"{figure['figure']}.json").write_text(json.dumps({**figure, **common}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Put generated text between the README's markers: `python tests/benchmarks/readme.py` (with --check: only say whether it is there).
 
-<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names
+<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names: night_*, study_*
 """
 
 import json
@@ -13,6 +13,11 @@ from jobs.tables import describe
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
 COLUMNS = [("recall", 10), ("ndcg", 10), ("mrr", 20), ("coverage", 10)]
+KNOBS = {  # of a study: the knob's name in a point, in words, and the control that is its own
+    "h1": ("kl", "KL, nats", "less the gain at the highest KL"),
+    "h2": ("redundancy", "pair redundancy", "search shuffled"),
+    "cap": ("added", "search examples", "search shuffled"),
+}
 
 
 def night(path: Path) -> str:
@@ -43,8 +48,35 @@ def cell(row: dict | None) -> str:
     return f"{row['value']:.4f}{interval}"
 
 
+def study(path: Path) -> str:
+    """One study's table: what the knob came to, the gains with intervals, and the study's own control."""
+    held = json.loads(path.read_text())
+    knob, axis, control = KNOBS[held["study"]]
+    seeds = ", ".join(map(str, held["seeds"]))
+    lines = [f"`{held['command']}` · {held['machine']} · {held['seconds'] / 60:.0f} minutes · seeds {seeds} · {held['date']} · commit {held['commit']}", ""]
+    lines += [f"| data-poor task | {axis} | gain of joint training | over the same steps | {control} |", "|---|---|---|---|---|"]
+    for point in held["points"]:
+        gains = [percent(point[name]) for name in ("gain", "gain_same_steps")]
+        lines.append(f"| {point['side']} | {point[knob]:,.2f} | {gains[0]} | {gains[1]} | {controlled(held['study'], point)} |".replace(".00 |", " |"))
+    return "\n".join(lines)
+
+
+def controlled(subject: str, point: dict) -> str:
+    if subject == "h1":
+        return percent(point["above_floor"])
+    recall = point["recall"]
+    return percent([recall["shuffled"] / recall["single"] - 1, None, None]) if "shuffled" in recall else "–"
+
+
+def percent(interval: list[float | None]) -> str:
+    mean, low, high = (None if share is None else f"{100 * share:+.0f} %" for share in interval)
+    return f"{mean} [{low}, {high}]" if low else f"{mean}"
+
+
 def filled(text: str) -> str:
-    made = {"tables": describe} | {path.stem: lambda path=path: night(path) for path in (HERE / "results").glob("night_*.json")}
+    made = {"tables": describe}
+    for kind in (night, study):
+        made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}_*.json")}
 
     def between(match: re.Match[str]) -> str:
         name = match.group(1)
