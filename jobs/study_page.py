@@ -85,7 +85,7 @@ def gains(points: list[dict[str, Any]], knob: str, axis: str, floor: bool) -> st
     band(axes, x, above, MODEL, "gain less the same seed's floor")
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xlabel(axis)
-    axes.set_ylabel("gain above the floor, points")
+    axes.set_ylabel("above the floor, points")
     return drawn + svg(figure, f"Gain above the gain at the highest KL, {points[0]['side']}, by {axis}: {words(x, above)}")
 
 

@@ -2,21 +2,53 @@
 
 import importlib.util
 import json
+import math
+from datetime import date
 from pathlib import Path
+from types import ModuleType
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "tests" / "benchmarks" / "results"
 FIGURE = {"figure", "value", "unit", "ci", "rival", "rival_value", "command", "data", "seeds", "machine", "date", "commit"}
 
 
-def test_generated_parts_are_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("readme", REPOSITORY / "tests" / "benchmarks" / "readme.py")
+def benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tests" / "benchmarks" / f"{name}.py")
     assert spec and spec.loader
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
-    assert readme.main(["--check"]) == 0
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert benchmark("readme").main(["--check"]) == 0
+
+
+def test_a_study_becomes_figures_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of `studies` of two seeds: gains of .5 and .7 at KL 0, of .1 and .2 at the highest."""
+    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "benchmarks")
+    studies, day = benchmark("studies"), date(2026, 11, 21)
+    gains = {(0.0, 0): 0.5, (0.0, 1): 0.7, (math.inf, 0): 0.1, (math.inf, 1): 0.2}
+    of_cell = {"kl": 0.0, "examples_search": 9.0, "single.recommend": 1.0, "same_steps.recommend": 1.0}
+    rows = [
+        {"ds": day, "study": "h1", "side": "recommend", "knob": knob, "seed": seed, "figure": figure, "value": value}
+        for (knob, seed), gain in gains.items()
+        for figure, value in {**of_cell, "kl": min(knob, 1.5), "joint.recommend": 1 + gain}.items()
+    ]
+    write_deltalake(str(tmp_path / "studies"), pa.Table.from_pylist(rows), partition_by=["ds", "study"])
+    found = studies.points(tmp_path, "h1", day)
+    first, last = studies.headlines("h1", found)
+    assert (first["figure"], first["value"], first["rival_value"]) == ("h1_gain_at_kl0", 0.6, 0.6)
+    assert (last["figure"], last["value"]) == ("h1_gain_at_max_kl", 0.15) and last["ci"] == pytest.approx([0.15 - 0.6353, 0.15 + 0.6353], abs=1e-3)
+    held = {"study": "h1", "command": "c", "machine": "m", "seconds": 90, "seeds": [0, 1], "date": "d", "commit": "x", "points": studies.bare(tuple(found))}
+    (tmp_path / "study_h1.json").write_text(json.dumps(held))
+    table = benchmark("readme").study(tmp_path / "study_h1.json")
+    assert "| recommend | 0 | +60 % [-67 %, +187 %] | +60 % [-67 %, +187 %] | +45 % [-19 %, +109 %] |" in table
+    assert "| recommend | 1.50 | +15 % [-49 %, +79 %] |" in table and "seeds 0, 1" in table
 
 
 @pytest.mark.parametrize("path", sorted(p for p in RESULTS.glob("*.json") if not p.stem.startswith(("night_", "study_"))), ids=lambda path: path.stem)
