@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, date, datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,19 @@ def settings_of(subject: str, config: Config) -> list[dict[str, Any]]:
 
 def finished(config: Config, setting: dict[str, Any]) -> Path:
     """Where a setting's figures are kept: the name is a hash of all that shapes them, the code of the world and of its models too."""
-    code = [hashlib.sha256(Path(find_spec(name).origin).read_bytes()).hexdigest() for name in ("model.worlds", "model.study", "model.unified")]
-    known = json.dumps([setting["cell"], *code], sort_keys=True)
+    known = json.dumps([setting["cell"], code()], sort_keys=True)
     return Path(config.lake.root, "artifacts", ".work", "study") / f"{setting['cell']['study']}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+
+
+@cache
+def code() -> str:
+    """A hash of what makes worlds and models, as it was when this process first asked."""
+    return hashlib.sha256(b"".join(Path(find_spec(name).origin).read_bytes() for name in ("model.worlds", "model.study", "model.unified"))).hexdigest()
 
 
 def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
     """Every setting's figures, in order; those that are not on disk yet are trained side by side, with progress."""
-    from model.study import Cell
+    from model.study import Cell, end_with_parent
     from model.study import run as train
 
     missing = [setting for setting in settings if not finished(config, setting).exists()]
@@ -75,7 +81,7 @@ def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
         log.info("study: %d of %d settings are done already", len(settings) - len(missing), len(settings))
     started = time.monotonic()
     # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(config.study.workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(config.study.workers or os.cpu_count(), multiprocessing.get_context("spawn"), end_with_parent) as pool:
         running = {pool.submit(train, Cell(**setting["cell"])): setting for setting in missing}
         for done, future in enumerate(as_completed(running), 1):
             setting, figures = running[future], future.result()

@@ -16,7 +16,8 @@ TOLD = {
     "h1": "Inputs carry no information: how often an item is the answer is all there is to learn. The gain that is left at the highest KL is what any "
     "further data brings; only what stands above it speaks for H1.",
     "h2": "Every item is as popular as any other. Redundancy: share of the pairs of items that co-occur for one user which are also answers to one query. "
-    "Shuffled: the same logs with search speaking of other items, where nothing can be gained.",
+    "Shuffled: the same logs with search speaking of other items, where nothing can be gained. A model of few searches is stopped by its loss before its "
+    "recall is highest: there the gain over the same steps is the fairer one.",
     "cap": "At most so many search examples of each item are added to 2,000 recommendation examples; three items in four keep their topic.",
 }
 REMOVED = (

@@ -7,6 +7,9 @@ model took: more steps are no gain of joint training. Atomic identifiers, so tha
 Probes look at output rows (the output matrix, `lm_head`; untied by default, so that search trains no input row of an item).
 """
 
+import multiprocessing
+import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +139,16 @@ class Fit:
     def output_rows(self) -> np.ndarray:
         """float32 [items, d_model]: what the softmax over items compares its state with."""
         return self.model.t5.lm_head.weight[text_size(self.world) :].detach().numpy()
+
+
+def end_with_parent() -> None:
+    """For a process that trains cells: it ends at once when the one that started it does, killed or not, and trains no cell that nobody waits for."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run(cell: Cell) -> dict[str, Any]:

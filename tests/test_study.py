@@ -2,7 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +125,15 @@ def test_what_is_done_is_not_trained_again(config: Config) -> None:
     assert first == told
     assert 0 < second["joint.recommend"] < 1 and second["kl"] == pytest.approx(0.5, abs=1e-6)
     assert study.trained(asked, tiny) == [first, second]
+
+
+def test_no_training_outlives_a_killed_study() -> None:
+    """A pool as the study's, killed while its process is busy for ten minutes. The process holds the output open: it is read to its end only when that ends."""
+    pool = "ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent)"
+    code = f"import multiprocessing, os, time; from concurrent.futures import ProcessPoolExecutor; from model.study import end_with_parent; pool = {pool}"
+    code += "; print(pool.submit(os.getpid).result(), flush=True); pool.submit(time.sleep, 600); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, timeout=200)
+    assert done.returncode == -9 and int(done.stdout) > 0
 
 
 def test_gains_and_intervals_by_hand() -> None:
