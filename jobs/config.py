@@ -69,7 +69,7 @@ class Warehouse(Section):
     )
     searches: Annotated[Source | None, BeforeValidator(none_by_name)] = Field(
         default=Source(path=".tandem/warehouse/searches/ds={ds}", format="jsonl"),
-        description="the log of the search surface: the same columns and query; \"none\" where there is none",
+        description='the log of the search surface: the same columns and query; "none" where there is none',
     )
     catalogue: Source = Field(
         default=Source(path=".tandem/warehouse/catalogue", format="jsonl"),
@@ -222,6 +222,9 @@ class Release(Section):
 
 class Study(Section):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="worlds, and the weights that begin in them")
+    caps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="joint: also models that see at most so many examples per item of the added task, e.g. [5, 50]"
+    )
     points: Literal["all", "ends"] = Field(default="all", description="every setting of the knob, or its two ends")
     workers: int | None = Field(default=None, ge=1, description="settings trained side by side, one thread each; none is one per core")
 

@@ -68,8 +68,9 @@ def test_examples(corpora: DataFrame, limit: int) -> DataFrame:
     return hashed.withColumn("place", F.row_number().over(lowest)).where(F.col("place") <= limit).drop("place")
 
 
-def with_slices(examples: DataFrame, popularity: DataFrame, train: DataFrame) -> DataFrame:
-    """The examples and `slices`, the names of the slices each is in. `popularity` is item_popularity with a column task."""
+def with_slices(examples: DataFrame, popularity: DataFrame, train: DataFrame, kinds: DataFrame | None = None) -> DataFrame:
+    """The examples and `slices`, the names of the slices each is in. `popularity` is item_popularity with a column task; `kinds`, where given,
+    (task, item_id, kinds) names further slices of an item's targets."""
     seen = train.where("task = 'search'").select("query").distinct().withColumn("seen", F.lit(True))
     bands = popularity.select("task", F.col("item_id").alias("target_item_id"), "band")
     length = F.size("history")
@@ -77,7 +78,10 @@ def with_slices(examples: DataFrame, popularity: DataFrame, train: DataFrame) ->
     query = F.when(F.col("task") == "search", F.when(F.col("seen"), "query:seen").otherwise("query:unseen"))
     names = F.array(F.lit("all"), F.concat(F.lit("item:"), F.coalesce("band", F.lit("tail"))), F.concat(F.lit("history:"), history), query)
     joined = examples.join(bands, ["task", "target_item_id"], "left").join(seen, "query", "left")
-    return joined.withColumn("slices", F.array_compact(names)).drop("band", "seen")
+    if kinds is not None:
+        joined = joined.join(kinds.withColumnRenamed("item_id", "target_item_id"), ["task", "target_item_id"], "left")
+        names = F.concat(names, F.coalesce("kinds", F.array().cast("array<string>")))
+    return joined.withColumn("slices", F.array_compact(names)).drop("band", "seen", "kinds")
 
 
 def as_requests(examples: DataFrame, task: str, config: Config) -> DataFrame:
@@ -231,8 +235,10 @@ def tasks_of(model: Row) -> list[str]:
     return json.loads(model.config)["train"]["tasks"]
 
 
-def measure(spark: SparkSession, config: Config, day: date, models: Mapping[str, Row]) -> tuple[Figures, list[Check], tuple[str, ...]]:
-    """Rank the test examples by every method and count: figures, the gate's checks, the methods."""
+def measure(
+    spark: SparkSession, config: Config, day: date, models: Mapping[str, Row], kinds: DataFrame | None = None
+) -> tuple[Figures, list[Check], tuple[str, ...]]:
+    """Rank the test examples by every method and count: figures, the gate's checks, the methods. `kinds` as in `with_slices`."""
     ks = tuple(sorted({*config.evaluate.ks, GATE_K}))
     corpora = with_split(read(spark, config, CORPORA, until=day), config.corpora, day)
     slim = ("task", "user_id", "query", "target_item_id", "event_ts")
@@ -247,7 +253,7 @@ def measure(spark: SparkSession, config: Config, day: date, models: Mapping[str,
         log.warning("evaluate: no test examples of %s on %s: the model is judged without it", task, day)
     per_task = [item_popularity(items, counts.where(F.col("task") == task)).withColumn("task", F.lit(task)) for task in tasks]
     popularity = reduce(DataFrame.unionAll, per_task).persist()
-    examples = with_slices(chosen, popularity, train).persist()
+    examples = with_slices(chosen, popularity, train, kinds).persist()
     lists = {task: all_rankings(spark, config, models, task, train, valid, examples, items, max(ks)) for task in tasks}
     made = {(task, method): frame for task in tasks for method, frame in lists[task].items()}
     long = [frame.select(F.lit(method).alias("method"), F.lit(task).alias("task"), *RANKING) for (task, method), frame in made.items()]

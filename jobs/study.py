@@ -1,8 +1,9 @@
-"""Does one task help the other? Sweeps over worlds where the answer is known: `python -m jobs study h1|h2|cap`.
+"""Does one task help the other? Sweeps over worlds where the answer is known: `python -m jobs study h1|h2|cap`, and `joint` on a warehouse.
 
     h1    joint training corrects how popular the model takes an item to be: gain against KL(p_rec || p_search), either task data-poor
     h2    joint training places items better: gain against pair redundancy, either task data-poor
     cap   how many search examples per item it takes to help recommendation
+    joint the same question on one's own logs: `study_joint`
 
 (Penha et al. 2024.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. A setting that is done is kept in a file of its own
 below `<lake.root>/artifacts/.work/study/`: killed and started again, the study goes on. Knows which settings are asked for and what their
@@ -27,8 +28,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from jobs import study_page
+from jobs import study_joint, study_page
 from jobs.config import Config
+from jobs.errors import BadArgument
 from jobs.report import put
 from jobs.spark import replace, schema, session
 from jobs.tables import STUDIES
@@ -141,8 +143,12 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
 
 
 def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
-    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds"}."""
+    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds"}, and what `study_joint` adds. Raises BadArgument for joint without a day."""
     started = time.monotonic()
+    if subject == "joint":
+        if day is None:
+            raise BadArgument("study joint needs --date YYYY-MM-DD, the day whose corpora it reads")
+        return study_joint.run(config, day, run_id, interval) | {"seconds": round(time.monotonic() - started)}
     day = day or datetime.now(UTC).date()
     settings = settings_of(subject, config)
     results = trained(config, settings)

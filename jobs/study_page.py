@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from datetime import date
+from html import escape
+from statistics import mean
 from typing import Any
 
 from jobs.page import INK, MODEL, RIVAL, canvas, svg, table, whole
@@ -134,3 +136,39 @@ def percent(interval: Interval) -> tuple[str, str]:
 
 def at(knob: float) -> str:
     return f"{knob:,.2f}".removesuffix(".00")
+
+
+LOGS = {
+    "kl": "KL(recommendation || search) of the items' popularity, nats",
+    "kl_shared": "the same over the items that stand in both logs",
+    "search_items_in_recommend": "share of searched items that recommendation knows",
+    "recommend_items_in_search": "share of recommended items that search knows",
+    "redundancy": "pair redundancy: items used together that also answer one query",
+}
+
+
+def joint(day: date, points: dict[tuple[str, str, str], Interval], per_seed: list[dict[tuple, tuple]], logs: dict[str, float], advice: str) -> str:
+    """points: (task, slice, method) → gain of the joint model over the method, a share. per_seed: `evaluate.Figures`, one per seed."""
+    parts = [f"<h2>Should search and recommendation share a model here?</h2><p><strong>{escape(advice)}</strong></p>"]
+    parts.append(table(["the two logs", ""], [[told, f"{logs[name]:.3f}"] for name, told in LOGS.items() if name in logs]))
+    for task in ("recommend", "search"):
+        methods = sorted({method for of, _, method in points if of == task})
+        reached = {name: [figures[task, "all", name, "ndcg", 10][0] for figures in per_seed] for name in ("model", *methods)}
+        recall = {name: [figures[task, "all", name, "recall", 30][0] for figures in per_seed] for name in ("model", *methods)}
+        rows = [[named(name), f"{mean(reached[name]):.4f}", f"{mean(recall[name]):.4f}"] for name in ("model", *methods)]
+        parts.append(f"<h3>{task}</h3>" + table(["model", "NDCG@10", "Recall@30"], rows))
+        slices = sorted({name for of, name, _ in points if of == task}, key=lambda name: (name != "all", name))
+        sizes = {name: per_seed[0][task, name, "model", "ndcg", 10][3] for name in slices}
+        rows = [[name, f"{sizes[name]:,}", *(percent(points[task, name, m]) if (task, name, m) in points else "–" for m in methods)] for name in slices]
+        parts.append(table(["slice", "test requests", *(f"over {named(m)}" for m in methods)], rows))
+    parts.append(
+        f'<p class="quiet">Gain in NDCG@10 as a share, whole catalogue; mean of {len(per_seed)} seed(s), 95 % interval by Student\'s t over seeds. '
+        "Same epochs: the task alone, as many epochs as the joint model. Same steps: as many steps. Head is the top 1 % of items by the task's training "
+        "targets, torso the next 19 %. Other log: whether the item's share of the other task's training targets is at least twice, or at most half, its "
+        "share here. Pairs: whether the items used together with it answer queries in common more often than the log's mean.</p>"
+    )
+    return whole(day, parts)
+
+
+def named(method: str) -> str:
+    return "joint" if method == "model" else method.partition("_")[2].replace("_", " ")
