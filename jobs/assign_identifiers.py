@@ -1,12 +1,12 @@
 """Give every item its name for the model, and never take it away again.     Reads item_embeddings. Writes item_identifiers (the day and scheme), checks.
 
 atomic: one code, the item's ordinal. New items get the next ordinals, in the order of item_id.
-semantic: residual k-means codes of the item's vectors and a last code that parts items of equal codes. The quantizer is fitted on the first night,
-stored as artifacts/quantizers/VERSION, and frozen: items keep their codes, new items are encoded by it. `identifiers.retrain` fits a new one, which
-renames every item.
+semantic: codes of the item's vectors (`identifiers.construction`, `identifiers.quantizer`) and a last code that parts items of equal codes. The naming is
+fitted on the first night, stored as artifacts/quantizers/VERSION, and frozen: items keep their codes, new items are encoded by it.
+`identifiers.retrain` fits a new one, which renames every item.
 
-Under both schemes the names of the newest earlier day are carried over, also of items that left the catalogue: a name is never given twice. So after
-a rerun of a past day with another catalogue, rerun the days after it.
+An item has one name (view `joint`), or one for each task (separate, prefix_share). Under both schemes the names of the newest earlier day are carried
+over, also of items that left the catalogue: a name is never given twice. So after a rerun of a past day with another catalogue, rerun the days after it.
 
 Does not know: what the vectors mean, how the model reads a code.
 """
@@ -24,9 +24,9 @@ from jobs.embed_items import artifact_folder, newest, numbered
 from jobs.errors import BadArgument, MissingInput
 from jobs.spark import exists, read, replace, session
 from jobs.tables import ITEM_EMBEDDINGS, ITEM_IDENTIFIERS
-from model import identifiers
-from model.identifiers import Quantizer
-from udfs.embed import quantize
+from model import naming
+from model.naming import Naming
+from udfs.embed import NAMED, name
 
 log = logging.getLogger("tandem")
 
@@ -41,112 +41,133 @@ def atomic(items: DataFrame, before: DataFrame | None) -> DataFrame:
 
 
 def semantic(coded: DataFrame, before: DataFrame | None) -> DataFrame:
-    """(item_id, codes): the identifiers `before`, and for the new items `coded` (item_id, levels) their levels and the next free last code."""
-    place = F.row_number().over(Window.partitionBy("levels").orderBy("item_id")) - 1  # a window as large as the largest collision
+    """(item_id, view, codes): the identifiers `before`, and for the new items `coded` (item_id, view, levels) their levels and the next free last code."""
+    # A window as large as the largest collision.
+    place = F.row_number().over(Window.partitionBy("view", "levels").orderBy("item_id")) - 1
     if before is None:
-        return coded.select("item_id", F.concat("levels", F.array(place)).alias("codes"))
-    taken = before.groupBy(levels_of("codes").alias("levels")).agg((F.max(F.element_at("codes", -1)) + 1).alias("free"))
+        return coded.select("item_id", "view", F.concat("levels", F.array(place)).alias("codes"))
+    taken = before.groupBy("view", levels_of("codes").alias("levels")).agg((F.max(F.element_at("codes", -1)) + 1).alias("free"))
     last = F.coalesce("free", F.lit(0)) + place
-    return before.unionByName(coded.join(taken, "levels", "left").select("item_id", F.concat("levels", F.array(last)).alias("codes")))
+    return before.unionByName(coded.join(taken, ["view", "levels"], "left").select("item_id", "view", F.concat("levels", F.array(last)).alias("codes")))
 
 
 def levels_of(codes: str) -> Column:
     return F.slice(codes, 1, F.size(codes) - 1)
 
 
-def joined(embeddings: DataFrame, views: tuple[str, ...], frozen: bool) -> DataFrame:
-    """(item_id, vector): the views' vectors (unit length each, or zeros) end to end, in the order of `views`.
+def side_by_side(embeddings: DataFrame, views: tuple[str, ...], frozen: bool) -> DataFrame:
+    """(item_id, and a column per view): each item's vectors (unit length, or zeros).
 
-    For a frozen quantizer the behaviour part is zeros: tonight's factors have other axes than those it was fitted on, and a new item has hardly any.
+    For a frozen naming the behaviour vector is zeros: tonight's factors have other axes than those it was fitted on, and a new item has hardly any.
     """
-    nothing = {view: F.transform(view, lambda _: F.lit(0.0).cast("float")) if frozen and view == "behaviour" else F.col(view) for view in views}
     wide = embeddings.groupBy("item_id").pivot("view", list(views)).agg(F.first("vector"))
-    return wide.select("item_id", F.concat(*(nothing[view] for view in views)).alias("vector"))
+    if not frozen or "behaviour" not in views:
+        return wide
+    return wide.withColumn("behaviour", F.transform("behaviour", lambda _: F.lit(0.0).cast("float")))
 
 
-def fit(config: Config, embeddings: DataFrame, day: date, encoder: str) -> Quantizer:
-    """A quantizer of the day's items; of the items with training events first, where there are more than embed.fit_sample."""
-    settings = config.identifiers
+def fit(config: Config, embeddings: DataFrame, day: date, told: dict) -> Naming:
+    """A naming of the day's items; of the items with training events first, where there are more than embed.fit_sample."""
+    views = naming.inputs(told["construction"], told["text_side"])
     known = embeddings.where(F.col("view") == "behaviour").select("item_id", F.exists("vector", lambda x: x != 0).alias("known"))
-    vectors = joined(embeddings, settings.views, frozen=False).join(known, "item_id")
+    vectors = side_by_side(embeddings, views, frozen=False).join(known, "item_id")
     # At most embed.fit_sample vectors of some hundred floats: 100 MB on the driver, whatever the catalogue.
     sample = vectors.orderBy(F.desc("known"), F.xxhash64("item_id"), "item_id").limit(config.embed.fit_sample).toPandas().sort_values("item_id")
-    return identifiers.fit(np.stack(sample["vector"].tolist()), seed=settings.seed, fitted_on=str(day), **promises(config, encoder))
+    columns = {view: np.stack(sample[view].tolist()) for view in views}
+    return naming.fit(columns, seed=config.identifiers.seed, fitted_on=str(day), **told)
 
 
-def promises(config: Config, encoder: str) -> dict:
-    """What a quantizer was fitted for, and must be used with."""
+def promises(config: Config, embeddings: DataFrame) -> dict:
+    """What a naming was fitted for, and must be used with. Raises MissingInput where a view that it takes was not made."""
     settings = config.identifiers
-    return {"levels": settings.levels, "codes": settings.codes, "views": list(settings.views), "text_encoder": encoder if "text" in settings.views else None}
+    made = {row.view: row.encoder for row in embeddings.select("view", "encoder").distinct().collect()}  # a row per view
+    views = naming.inputs(settings.construction, settings.text_side)
+    for view in views:
+        if view not in made:
+            raise MissingInput(f"item_embeddings has no view {view!r}, which identifiers.construction = {settings.construction!r} takes: run embed_items")
+    frozen = {f"{view}_encoder": made[view] for view in views if view != "behaviour"}
+    told = settings.model_dump(include={"construction", "text_side", "quantizer", "levels", "codes"})
+    return told | {"shared_levels": settings.shared} | frozen
 
 
-def frozen_quantizer(config: Config, version: str, encoder: str) -> Quantizer:
-    """The quantizer that named the items until now; BadArgument where the configuration, or the text encoder, has changed since."""
+def frozen_naming(config: Config, version: str, told: dict) -> Naming:
+    """The naming that named the items until now; BadArgument where the configuration, or a text encoder, has changed since."""
     folder = artifact_folder(config, "quantizers", version)
     if not folder.is_dir():
         raise MissingInput(f"quantizer {version} of the earlier nights not found at {folder}; restore it, or set identifiers.retrain = true to fit a new one")
-    quantizer = identifiers.load(folder)
-    for key, value in promises(config, encoder).items():
-        if quantizer.settings[key] != value:
+    held = naming.load(folder)
+    for key, value in told.items():
+        if held.settings.get(key) != value:
             raise BadArgument(
-                f"quantizer {version} was fitted with {key} = {quantizer.settings[key]}, found {value}; "
+                f"quantizer {version} was fitted with {key} = {held.settings.get(key)}, found {value}; "
                 f"set it back ([identifiers], [embed]), or set identifiers.retrain = true, which renames every item"
             )
-    return quantizer
+    return held
 
 
-def measure(named: DataFrame, scheme: str, quantizer: Quantizer | None) -> list[Check]:
-    """Whether the identifiers are unique, and how the quantizer uses its codes."""
-    total, distinct, names = named.agg(F.count("*"), F.countDistinct("item_id"), F.countDistinct("codes")).first()
+def measure(named: DataFrame, held: Naming | None) -> list[Check]:
+    """Whether the identifiers are unique, and how the quantizer uses its codes; each view's own where an item has two names."""
+    total, distinct, names = named.agg(F.count("*"), F.countDistinct("item_id", "view"), F.countDistinct("view", "codes")).first()
     checks = [
         Check("one_identifier_per_item", "fail", float(total - distinct), 0.0, total == distinct),
         Check("one_item_per_identifier", "fail", float(total - names), 0.0, total == names),
         Check("identifiers", "info", float(total), None, True),
     ]
-    if scheme == "atomic" or quantizer is None:
+    if held is None:
         return checks
-    groups = named.groupBy(levels_of("codes").alias("levels")).agg(F.count("*").alias("n"))
-    shared, largest = groups.agg(F.coalesce(F.sum(F.when(F.col("n") > 1, F.col("n"))), F.lit(0)), F.max("n")).first()
-    checks.append(Check("share_colliding_before_last_code", "info", shared / total, None, True))
-    checks.append(Check("largest_collision", "info", float(largest), None, True))
-    use = named.select(F.posexplode(levels_of("codes")).alias("level", "code")).groupBy("level", "code").agg(F.count("*").alias("n"))
-    entropy = F.lit(float(np.log(total))) - F.sum(F.col("n") * F.log("n")) / total
-    for row in use.groupBy("level").agg(F.count("*").alias("used"), F.exp(entropy).alias("perplexity")).orderBy("level").collect():  # a row per level
-        checks.append(Check(f"level_{row.level + 1}_share_of_codes_used", "info", row.used / quantizer.codebooks.shape[1], None, True))
-        checks.append(Check(f"level_{row.level + 1}_perplexity", "info", row.perplexity, None, True))
+    for view in sorted(row.view for row in named.select("view").distinct().collect()):  # one or two
+        prefix = "" if view == naming.JOINT else f"{view}."
+        checks += code_use(named.where(F.col("view") == view), held.level_sizes(view), prefix)
     return checks
 
 
-def assign(spark: SparkSession, config: Config, day: date, embeddings: DataFrame) -> tuple[DataFrame, str, Quantizer | None]:
-    """(item_id, codes), the version that gave them, and the quantizer of the semantic scheme."""
+def code_use(named: DataFrame, level_sizes: list[int], prefix: str) -> list[Check]:
+    """Collisions before the last code, and each level's codes in use and their perplexity."""
+    groups = named.groupBy(levels_of("codes").alias("levels")).agg(F.count("*").alias("n"))
+    total, shared, largest = groups.agg(F.sum("n"), F.coalesce(F.sum(F.when(F.col("n") > 1, F.col("n"))), F.lit(0)), F.max("n")).first()
+    checks = [
+        Check(f"{prefix}share_colliding_before_last_code", "info", shared / total, None, True),
+        Check(f"{prefix}largest_collision", "info", float(largest), None, True),
+    ]
+    use = named.select(F.posexplode(levels_of("codes")).alias("level", "code")).groupBy("level", "code").agg(F.count("*").alias("n"))
+    entropy = F.lit(float(np.log(total))) - F.sum(F.col("n") * F.log("n")) / total
+    for row in use.groupBy("level").agg(F.count("*").alias("used"), F.exp(entropy).alias("perplexity")).orderBy("level").collect():  # a row per level
+        checks.append(Check(f"{prefix}level_{row.level + 1}_share_of_codes_used", "info", row.used / level_sizes[row.level], None, True))
+        checks.append(Check(f"{prefix}level_{row.level + 1}_perplexity", "info", row.perplexity, None, True))
+    return checks
+
+
+def assign(spark: SparkSession, config: Config, day: date, embeddings: DataFrame) -> tuple[DataFrame, str, Naming | None]:
+    """(item_id, view, codes), the version that gave them, and the naming of the semantic scheme."""
     settings = config.identifiers
     before = None
     if exists(spark, config, ITEM_IDENTIFIERS) and not (settings.scheme == "semantic" and settings.retrain):
         before = newest(read(spark, config, ITEM_IDENTIFIERS).where(F.col("scheme") == settings.scheme), day)
-    known = before.select("item_id", "codes") if before is not None else None
+    known = before.select("item_id", "view", "codes") if before is not None else None
     if settings.scheme == "atomic":
-        return atomic(embeddings.select("item_id").distinct(), known), "atomic", None
-    encoder = embeddings.where(F.col("view") == "text").first()["encoder"]
+        ordinals = atomic(embeddings.select("item_id").distinct(), known.drop("view").distinct() if known is not None else None)
+        return ordinals.withColumn("view", F.explode(F.array(*map(F.lit, settings.views)))), "atomic", None
+    told = promises(config, embeddings)
     if before is None:
-        quantizer = fit(config, embeddings, day, encoder)
-        identifiers.save(quantizer, artifact_folder(config, "quantizers", quantizer.version))
-        log.info("quantizer %s fitted: %d levels of %d codes", quantizer.version, *quantizer.codebooks.shape[:2])
+        held = fit(config, embeddings, day, told)
+        naming.save(held, artifact_folder(config, "quantizers", held.version))
+        log.info("quantizer %s fitted: %s, levels of %s codes", held.version, settings.construction, held.level_sizes(settings.views[0]))
     else:
-        quantizer = frozen_quantizer(config, before.first()["version"], encoder)
-    folder = artifact_folder(config, "quantizers", quantizer.version)
-    new = joined(embeddings if known is None else embeddings.join(known, "item_id", "left_anti"), settings.views, frozen=known is not None)
-    coded = new.select("item_id", quantize(str(folder))("vector").alias("levels"))
-    return semantic(coded, known), quantizer.version, quantizer
+        held = frozen_naming(config, before.first()["version"], told)
+    new = embeddings if known is None else embeddings.join(known, "item_id", "left_anti")
+    vectors = side_by_side(new, naming.inputs(settings.construction, settings.text_side), frozen=known is not None)
+    coded = vectors.mapInPandas(name(str(artifact_folder(config, "quantizers", held.version))), NAMED)
+    return semantic(coded, known), held.version, held
 
 
 def run(config: Config, day: date, run_id: str) -> dict:
     spark = session(config)
     scheme = config.identifiers.scheme
-    named, version, quantizer = assign(spark, config, day, read(spark, config, ITEM_EMBEDDINGS, at=day))
+    named, version, held = assign(spark, config, day, read(spark, config, ITEM_EMBEDDINGS, at=day))
     named = named.persist()
     try:
-        record(spark, config, "assign_identifiers", day, measure(named, scheme, quantizer), run_id)
-        about = {"scheme": F.lit(scheme), "view": F.lit("joint"), "version": F.lit(version), "ds": F.lit(day)}
+        record(spark, config, "assign_identifiers", day, measure(named, held), run_id)
+        about = {"scheme": F.lit(scheme), "version": F.lit(version), "ds": F.lit(day)}
         done = replace(spark, config, ITEM_IDENTIFIERS, day, named.withColumns(about), run_id, scheme=scheme)
     finally:
         named.unpersist()

@@ -1,4 +1,4 @@
-"""The rivals of the model: popularity, item-item neighbours, matrix factorisation, word search.     Reads and writes no table.
+"""The rivals of the model: popularity, item-item neighbours, matrix factorisation, word search, a bi-encoder.     Reads and writes no table.
 
 Each takes training examples (corpora rows of the split train), requests, and the items that may be answered, and ranks the whole catalogue:
 (example_id, rank, item_id, score), at most `depth` rows per request, ties by item_id. A request whose `exclude` holds an item does not
@@ -16,9 +16,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from jobs.config import Config
+from jobs.embed_items import sampled, tuned
 from udfs import bm25 as words
+from udfs import cosine
 
-METHODS = {"recommend": ("popularity", "itemknn", "als"), "search": ("popularity", "bm25", "bm25_popularity")}
+METHODS = {"recommend": ("popularity", "itemknn", "als"), "search": ("popularity", "bm25", "bm25_popularity", "biencoder")}
 
 EVENTS_PER_USER = 100  # latest items of a user that are paired with each other, so that no user makes a million pairs
 NEIGHBOURS = 100
@@ -51,6 +53,8 @@ def rankings(
             weight = bm25_weight(index, valid.where(F.col("task") == task))
             log.info("evaluate: bm25_popularity weighs log popularity by %s, chosen on validation examples", weight)
             made["bm25_popularity"] = bm25(index, requests, weight, depth)
+    if "biencoder" in wanted:
+        made["biencoder"] = biencoder(spark, config, rows, requests, items, depth)
     return made
 
 
@@ -175,3 +179,15 @@ def bm25_weight(index: Broadcast, valid: DataFrame, k: int = 10) -> float:
     tried = targets.mapInPandas(words.trial(index, WEIGHTS, k), words.TRIED).groupBy("weight").agg(F.round(F.sum("gain"), 9).alias("gain"))
     best = tried.orderBy(F.desc("gain"), "weight").first()
     return best.weight if best else 0.0
+
+
+def biencoder(spark: SparkSession, config: Config, train: DataFrame, requests: DataFrame, items: DataFrame, depth: int) -> DataFrame:
+    """Items by the cosine of their text to the query, both by the search-tuned bi-encoder (`model.biencoder`) of the training rows.
+
+    A sample of items and pairs passes through the driver (embed.fit_sample), as do the items' texts for the index. Each distinct query is searched once.
+    """
+    encoder = tuned(config, sampled(items, config.embed), train, {"view": "search", "item_pairs": 0.0})
+    texts = items.select("item_id", "text").orderBy("item_id").toPandas()
+    index = spark.sparkContext.broadcast((encoder, texts["item_id"].tolist(), encoder.encode(texts["text"].tolist())))
+    found = requests.select("query").where("query IS NOT NULL").distinct().mapInPandas(cosine.searcher(index, depth), words.FOUND)
+    return requests.select("example_id", "query").join(found, "query").select("example_id", "rank", "item_id", "score")

@@ -15,12 +15,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jobs.errors import BadArgument
 
 RECIPES = Literal["bridge"]
 TASKS = Literal["recommend", "search"]
+BASELINES = Literal["popularity", "itemknn", "als", "bm25", "bm25_popularity", "biencoder"]
+CONSTRUCTIONS = Literal["content", "search", "rec", "multi_task", "fused_concat", "fused_svd", "separate", "prefix_share"]
 
 
 class Section(BaseModel):
@@ -130,18 +132,41 @@ class Embed(Section):
     text: PathText = Field(default="tfidf", description="tfidf, or the path or hub name of a Hugging Face encoder")
     text_dim: int = Field(default=64, ge=2, description="dimensions of the tfidf encoder (an encoder of a path has its own)")
     behaviour_dim: int = Field(default=64, ge=2, description="rank of the ALS item factors")
-    fit_sample: int = Field(default=200_000, ge=100, description="items the tfidf encoder is fitted on, at most")
+    fit_sample: int = Field(default=200_000, ge=100, description="items that an encoder or quantizer is fitted on, at most; also the pairs of a tuned one")
+    item_pairs: float = Field(default=1.0, ge=0, description="weight of the loss on items of one user beside that on search clicks (multi_task)")
     seed: int = 7
 
 
 class Identifiers(Section):
     scheme: Literal["atomic", "semantic"] = Field(default="atomic", description="one token per item, or several codes per item")
-    quantizer: Literal["residual_kmeans"] = "residual_kmeans"
+    construction: CONSTRUCTIONS = Field(
+        default="fused_concat",
+        description="content, search, rec or multi_task: one vector; fused_concat, fused_svd: one of two; separate, prefix_share: a name per task",
+    )
+    text_side: Literal["text", "search"] = Field(default="text", description="what stands beside behaviour: text, or the vector tuned on search clicks")
+    quantizer: Literal["residual_kmeans", "rq_vae", "product"] = "residual_kmeans"
     levels: int = Field(default=3, ge=1, le=8, description="code levels before the one that parts colliding items")
+    shared_levels: int = Field(default=1, ge=1, le=7, description="the first of them are the same for both tasks under prefix_share")
     codes: int = Field(default=256, ge=2, le=65536, description="codes per level")
-    views: tuple[Literal["text", "behaviour"], ...] = Field(default=("text", "behaviour"), description="vectors that are normalised, joined and quantized")
     retrain: bool = Field(default=False, description="fit the quantizer anew, which renames every item")
     seed: int = 7
+
+    @model_validator(mode="after")
+    def some_levels_are_not_shared(self) -> "Identifiers":
+        if self.construction == "prefix_share" and self.scheme == "semantic" and self.shared_levels >= self.levels:
+            raise ValueError(f"shared_levels = {self.shared_levels} leaves none of {self.levels} levels to each task: expected fewer than levels")
+        return self
+
+    @property
+    def shared(self) -> int:
+        """First levels of which the tasks' names share the tokens, where an item has two names."""
+        return self.shared_levels if self.construction == "prefix_share" else 0
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of an item: one, or one per task."""
+        apart = self.construction == "separate" or (self.construction == "prefix_share" and self.scheme == "semantic")
+        return ("recommend", "search") if apart else ("joint",)
 
 
 class Train(Section):
@@ -187,7 +212,7 @@ class Evaluate(Section):
     ks: tuple[int, ...] = (1, 5, 10, 20)
     bootstrap: int = Field(default=200, ge=20, description="resamples of the paired intervals")
     max_requests: int = Field(default=20_000, ge=10, description="test examples per task, drawn by hash; all when fewer")
-    baselines: tuple[Literal["popularity", "itemknn", "als", "bm25", "bm25_popularity"], ...] = ("popularity", "itemknn", "als", "bm25", "bm25_popularity")
+    baselines: tuple[BASELINES, ...] = ("popularity", "itemknn", "als", "bm25", "bm25_popularity", "biencoder")
 
 
 class Gate(Section):

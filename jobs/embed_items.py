@@ -1,9 +1,12 @@
-"""Give every catalogue item two vectors: of its text, and of what users did with it.
+"""Give every catalogue item vectors: of its text, of what users did with it, and, where its identifiers are made of them, of its text as users search.
 
 Reads items, corpora. Writes item_embeddings (the day), and artifacts/encoders/HASH below the lake's root.
 
 The text encoder is frozen: fitted on the first night's catalogue, or named by path, it serves all later nights, so that an item keeps its vector
 while its text stays. `encoder` names it by its content. It is fitted anew when `identifiers.retrain` is set or when its settings change.
+
+The views `search` and `multi_task` are the text's vectors by a bi-encoder (`model.biencoder`) trained here on training rows, at most
+`embed.fit_sample` pairs; made only where `identifiers.construction` takes them. It is frozen as the text encoder is.
 
 The behaviour vectors are ALS item factors of the training rows alone. They are new every night, and the factors of two nights have no axes in
 common: compare them within a day only.
@@ -17,6 +20,8 @@ import re
 from datetime import date
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -26,21 +31,22 @@ from jobs.config import Config, Embed
 from jobs.errors import BadArgument, MissingInput
 from jobs.spark import exists, read, replace, session
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
-from model import encoders
+from model import encoders, naming
 from udfs.embed import embed
 
 log = logging.getLogger("tandem")
 
 FIT_CHARS = 1000  # of a text, when fitting: fit_sample texts then stay below 200 MB on the driver
+TUNED = ("search", "multi_task")  # views by a bi-encoder
 ALS_SETTINGS = {"maxIter": 10, "regParam": 0.05, "alpha": 10.0}  # implicit feedback: confidence 1 + alpha · count (Hu, Koren, Volinsky 2008)
 ROW_BITS = 33  # of monotonically_increasing_id; the bits above them are the partition
 
 
-def text_view(items: DataFrame, folder: Path, name: str) -> DataFrame:
-    """(item_id, view, vector, encoder): the vector of each item's text."""
+def text_view(items: DataFrame, view: str, folder: Path, name: str) -> DataFrame:
+    """(item_id, view, vector, encoder): the vector of each item's text by the encoder of the folder."""
     # Small catalogues lie in one file: without this a single worker would encode them all.
     spread = items.select("item_id", "text").repartition(items.sparkSession.sparkContext.defaultParallelism, "item_id")
-    return spread.select("item_id", F.lit("text").alias("view"), embed(str(folder))("text").alias("vector"), F.lit(name).alias("encoder"))
+    return spread.select("item_id", F.lit(view).alias("view"), embed(str(folder))("text").alias("vector"), F.lit(name).alias("encoder"))
 
 
 def behaviour_view(items: DataFrame, train: DataFrame, settings: Embed) -> DataFrame:
@@ -107,23 +113,79 @@ def text_encoder(spark: SparkSession, config: Config, day: date, items: DataFram
     settings = config.embed
     if settings.text != "tfidf":
         return pretrained(settings.text)
-    if not config.identifiers.retrain and exists(spark, config, ITEM_EMBEDDINGS):
-        frozen = newest(read(spark, config, ITEM_EMBEDDINGS).where((F.col("view") == "text") & F.col("encoder").startswith("tfidf-")), day)
-        if frozen is not None:
-            name = frozen.first()["encoder"]
-            folder = artifact_folder(config, "encoders", name)
-            if not folder.is_dir():
-                raise MissingInput(f"text encoder {name} of the earlier nights not found at {folder}; restore it, or set identifiers.retrain = true")
-            if encoders.load(folder).settings == {"text_dim": settings.text_dim, "seed": settings.seed}:
-                return name, folder
-    # At most embed.fit_sample texts, cut: bounded whatever the catalogue.
-    sample = items.select("item_id", F.substring("text", 1, FIT_CHARS).alias("text")).orderBy(F.xxhash64("item_id"), "item_id").limit(settings.fit_sample)
-    encoder = encoders.fit_tfidf(sample.toPandas().sort_values("item_id")["text"].tolist(), settings.text_dim, settings.seed)
-    name = f"tfidf-{encoder.version}"
+    frozen = frozen_encoder(spark, config, day, "text", "tfidf", {"text_dim": settings.text_dim, "seed": settings.seed})
+    return frozen or kept(config, "tfidf", encoders.fit_tfidf(sampled(items, settings)["text"].tolist(), settings.text_dim, settings.seed))
+
+
+def frozen_encoder(spark: SparkSession, config: Config, day: date, view: str, kind: str, expected: dict) -> tuple[str, Path] | None:
+    """(name, folder) of the encoder that gave the view until now; None on the first night, under `identifiers.retrain`, or if its settings changed."""
+    if config.identifiers.retrain or not exists(spark, config, ITEM_EMBEDDINGS):
+        return None
+    frozen = newest(read(spark, config, ITEM_EMBEDDINGS).where((F.col("view") == view) & F.col("encoder").startswith(f"{kind}-")), day)
+    if frozen is None:
+        return None
+    name = frozen.first()["encoder"]
+    folder = artifact_folder(config, "encoders", name)
+    if not folder.is_dir():
+        raise MissingInput(f"text encoder {name} of the earlier nights not found at {folder}; restore it, or set identifiers.retrain = true")
+    return (name, folder) if encoders.load(folder).settings == expected else None
+
+
+def kept(config: Config, kind: str, encoder: encoders.TfidfEncoder) -> tuple[str, Path]:
+    name = f"{kind}-{encoder.version}"
     folder = artifact_folder(config, "encoders", name)
     encoder.save(folder)
     log.info("text encoder %s fitted", name)
     return name, folder
+
+
+def sampled(items: DataFrame, settings: Embed) -> pd.DataFrame:
+    """(item_id, text) in the order of item_id: at most embed.fit_sample texts, cut, so that they are bounded whatever the catalogue."""
+    texts = items.select("item_id", F.substring("text", 1, FIT_CHARS).alias("text"))
+    return texts.orderBy(F.xxhash64("item_id"), "item_id").limit(settings.fit_sample).toPandas().sort_values("item_id", ignore_index=True)
+
+
+def tuned_encoder(spark: SparkSession, config: Config, day: date, view: str, items: DataFrame, train: DataFrame) -> tuple[str, Path]:
+    """(name, folder) of the bi-encoder of a view in TUNED: the frozen one, or one trained now."""
+    settings = config.embed
+    told = {"view": view, "item_pairs": settings.item_pairs if view == "multi_task" else 0.0}
+    frozen = frozen_encoder(spark, config, day, view, "biencoder", {"text_dim": settings.text_dim, "seed": settings.seed, **told})
+    return frozen or kept(config, "biencoder", tuned(config, sampled(items, settings), train, told))
+
+
+def tuned(config: Config, items: pd.DataFrame, train: DataFrame, told: dict) -> encoders.TfidfEncoder:
+    """A bi-encoder of `items` (item_id, text), trained on search clicks and, with the weight `item_pairs` of `told`, on two items of one user.
+
+    `train`: training rows of corpora (task, user_id, history, query, target_item_id, event_ts); at most embed.fit_sample pairs of each kind reach the driver.
+    """
+    from model import biencoder
+
+    row_of = {item: row for row, item in enumerate(items["item_id"])}
+    clicks = sampled_pairs(train.where("task = 'search' AND query IS NOT NULL"), F.col("query"), config.embed)
+    queries = {query: len(row_of) + n for n, query in enumerate(sorted(set(clicks["left"])))}
+    learnt, weights = [as_rows(clicks, queries, row_of)], [1.0]
+    if told["item_pairs"]:
+        # Any earlier item of the user, drawn by hash: all pairs of a history would be its square.
+        earlier = F.array_distinct(F.filter("history.item_id", lambda item: item != F.col("target_item_id")))
+        place = F.pmod(F.xxhash64("user_id", "target_item_id", "event_ts"), F.size(earlier)) + 1
+        rows = train.where("task = 'recommend'").where(F.size(earlier) > 0)
+        learnt.append(as_rows(sampled_pairs(rows, F.element_at(earlier, place.cast("int")), config.embed), row_of, row_of))
+        weights.append(told["item_pairs"])
+    texts = [*items["text"], *queries]
+    return biencoder.fit(texts, learnt, weights, config.embed.text_dim, config.embed.seed, **told)
+
+
+def sampled_pairs(rows: DataFrame, left: Column, settings: Embed) -> pd.DataFrame:
+    """(left, right), the target at the right: the rows of the lowest hashes, in one order however the table lies."""
+    pairs = rows.select(left.alias("left"), F.col("target_item_id").alias("right"), "user_id", "event_ts")
+    order = (F.xxhash64("user_id", "right", "event_ts"), "user_id", "right", "left", "event_ts")
+    return pairs.orderBy(*order).limit(settings.fit_sample).select("left", "right").toPandas()
+
+
+def as_rows(pairs: pd.DataFrame, left: dict[str, int], right: dict[str, int]) -> np.ndarray:
+    """int64 [n, 2]: the pairs of which both sides are known, by number."""
+    numbers = pd.DataFrame({"left": pairs["left"].map(left), "right": pairs["right"].map(right)}).dropna()
+    return numbers.to_numpy(dtype=np.int64)
 
 
 def pretrained(name: str) -> tuple[str, Path]:
@@ -151,9 +213,14 @@ def run(config: Config, day: date, run_id: str) -> dict:
     spark = session(config)
     items = read(spark, config, ITEMS, at=day)
     corpora = with_split(read(spark, config, CORPORA, until=day), config.corpora, day)
+    train = corpora.where(F.col("split") == "train")
     name, folder = text_encoder(spark, config, day, items)
-    behaviour = behaviour_view(items, corpora.where(F.col("split") == "train"), config.embed)
-    vectors = text_view(items, folder, name).unionByName(behaviour).withColumn("ds", F.lit(day))
+    vectors = text_view(items, "text", folder, name).unionByName(behaviour_view(items, train, config.embed))
+    asked = naming.inputs(config.identifiers.construction, config.identifiers.text_side) if config.identifiers.scheme == "semantic" else ()
+    for view in sorted(set(asked) & set(TUNED)):
+        tuned_name, tuned_folder = tuned_encoder(spark, config, day, view, items, train)
+        vectors = vectors.unionByName(text_view(items, view, tuned_folder, tuned_name))
+    vectors = vectors.withColumn("ds", F.lit(day))
     done = replace(spark, config, ITEM_EMBEDDINGS, day, vectors, run_id)
     log.info("item embeddings %s: %d vectors, text by %s", day, done["rows"], name)
     return {"rows": {"item_embeddings": done["rows"]}, "written": {"item_embeddings": done["written"]}, "text_encoder": name}

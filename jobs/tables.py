@@ -126,13 +126,13 @@ ITEM_EMBEDDINGS = Table(
     "embed_items",
     (
         Column("item_id", "STRING", "the warehouse's item key"),
-        Column("view", "STRING", "text or behaviour"),
+        Column("view", "STRING", "text, behaviour, search (text tuned on search clicks) or multi_task (and on items of one user)"),
         Column("vector", "ARRAY<FLOAT>", "unit length, or zeros where nothing is known"),
         Column("encoder", "STRING", "what made the vector"),
         DS,
     ),
     ("ds", "item_id", "view"),
-    {"view": "view IN ('text', 'behaviour')"},
+    {"view": "view IN ('text', 'behaviour', 'search', 'multi_task')"},
 )
 
 ITEM_IDENTIFIERS = Table(
@@ -142,7 +142,7 @@ ITEM_IDENTIFIERS = Table(
     (
         Column("item_id", "STRING", "the warehouse's item key"),
         Column("scheme", "STRING", "atomic or semantic"),
-        Column("view", "STRING", "joint, or the task's view where views are named apart"),
+        Column("view", "STRING", "joint, or the task (recommend, search) that names the item so"),
         Column("codes", "ARRAY<INT>", "the identifier; unique per scheme and view"),
         Column("version", "STRING", "quantizer that gave it; an item keeps its codes while this stays"),
         DS,

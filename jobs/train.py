@@ -67,6 +67,7 @@ def specification(config: Config, day: date, pinned: dict[str, int], written: di
         "valid_from": valid_from.isoformat(),
         "test_from": test_from.isoformat(),
         "scheme": config.identifiers.scheme,
+        "shared_levels": config.identifiers.shared,
         "history_length": config.corpora.history_length,
         "exclude_seen": config.recommend.exclude_seen,
         "train": config.train.model_dump(mode="json", exclude={"launcher"}),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -107,20 +106,25 @@ def save(
     """config: everything the ranker needs (`t5`: the T5 config, recipe, tasks, lengths). facts: what the manifest tells besides."""
     files: dict[str, Callable[[Path], None]] = {
         "model.safetensors": write_tensors(weights),
-        "identifiers.safetensors": lambda path: save_arrays({"codes": vocabulary.codes}, path),
+        "identifiers.safetensors": lambda path: save_arrays(dict(vocabulary.codes), path),
         "tokenizer.json": lambda path: vocabulary.tokenizer.save(str(path)),
         "items.json": write_json(item_ids),
-        "config.json": write_json({**config, "text_size": vocabulary.text_size, "level_sizes": list(vocabulary.level_sizes)}),
+        "config.json": write_json({**config, **shape_of(vocabulary)}),
         "curve.json": write_json(curve),
     }
     write_folder(folder, files, facts)
+
+
+def shape_of(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {"text_size": vocabulary.text_size, "shared": vocabulary.shared, "level_sizes": list(vocabulary.level_sizes)}
 
 
 def load(folder: Path) -> tuple[dict[str, torch.Tensor], Vocabulary, list[str], dict[str, Any], dict[str, Any]]:
     """weights, vocabulary, item_ids, config, manifest. Raises ValueError where a file is missing or changed."""
     manifest = read_manifest(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    codes: np.ndarray = load_arrays(folder / "identifiers.safetensors")["codes"]
-    vocabulary = Vocabulary(Tokenizer.from_file(str(folder / "tokenizer.json")), config["text_size"], codes, tuple(config["level_sizes"]))
+    codes = load_arrays(folder / "identifiers.safetensors")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary = Vocabulary(tokenizer, config["text_size"], {view: codes[view] for view in sorted(codes)}, config["shared"], tuple(config["level_sizes"]))
     item_ids = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     return load_file(folder / "model.safetensors"), vocabulary, item_ids, config, manifest

@@ -75,15 +75,22 @@ def read_table(path: str, version: int | None, columns: Sequence[str], day: date
     return dataset.to_table(columns=list(columns), filter=condition)
 
 
-def read_identifiers(path: str, version: int | None, day: date, scheme: str) -> tuple[list[str], np.ndarray]:
-    """item_ids in the order of their codes, and codes int32 [items, levels]. Raises ValueError where the day holds none of the scheme."""
-    table = read_table(path, version, ["item_id", "scheme", "codes"], day=day)
+def read_identifiers(path: str, version: int | None, day: date, scheme: str) -> tuple[list[str], dict[str, np.ndarray]]:
+    """item_ids in the order of their codes (those of the first view), and view → codes int32 [items, levels].
+
+    Raises ValueError where the day holds none of the scheme, or where an item lacks the codes of a view.
+    """
+    table = read_table(path, version, ["item_id", "scheme", "view", "codes"], day=day)
     table = table.filter(pc.field("scheme") == scheme)
     if not len(table):
         raise ValueError(f"item_identifiers has no rows of scheme {scheme!r} for {day}: run assign_identifiers for the day")
-    codes = np.stack(table["codes"].to_numpy(zero_copy_only=False)).astype(np.int32)
-    order = np.lexsort(codes.T[::-1])
-    return table["item_id"].take(pa.array(order)).to_pylist(), codes[order]
+    views = sorted(set(table["view"].to_pylist()))
+    parts = [table.filter(pc.field("view") == view).sort_by("item_id") for view in views]
+    if any(part["item_id"] != parts[0]["item_id"] for part in parts):
+        raise ValueError(f"item_identifiers names other items in each of {', '.join(views)} for {day}: run assign_identifiers for the day")
+    codes = [np.stack(part["codes"].to_numpy(zero_copy_only=False)).astype(np.int32) for part in parts]
+    order = np.lexsort(codes[0].T[::-1])
+    return parts[0]["item_id"].take(pa.array(order)).to_pylist(), {view: held[order] for view, held in zip(views, codes, strict=True)}
 
 
 def times_of(table: pa.Table) -> np.ndarray:
@@ -186,14 +193,15 @@ def collate(
     examples: Examples, rows: np.ndarray, vocabulary: Vocabulary, prefixes: dict[str, list[int]], limit: int, history_in_search: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """source int64 [B, longest], start and target int64 [B, levels]. history_in_search: bool [B], whether a search prompt shows the history."""
-    item_tokens = vocabulary.item_tokens
-    sources, starts = [], []
+    sources, starts, targets = [], [], []
     for row, personal in zip(rows, history_in_search, strict=True):
         task = examples.tasks[examples.task[row]]
+        item_tokens = vocabulary.item_tokens[vocabulary.view(task)]
         history = item_tokens[examples.history[row]] if task != "search" or personal else item_tokens[:0]
         sources.append(SOURCES[task](prefixes[task], history, examples.query[row].tolist(), limit))
         starts.append(start(history, item_tokens.shape[1]))
+        targets.append(item_tokens[examples.target[row]])
     source = np.full((len(rows), max(map(len, sources))), PAD, dtype=np.int64)
     for i, tokens in enumerate(sources):
         source[i, : len(tokens)] = tokens
-    return source, np.stack(starts), item_tokens[examples.target[rows]]
+    return source, np.stack(starts), np.stack(targets)

@@ -15,8 +15,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 WORD = re.compile(r"\w\w+")
 MAX_WORDS = 50_000
@@ -30,7 +34,8 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class TfidfEncoder:
-    """Words weighted by (1 + ln tf) · idf, unit length, times the first right singular vectors of the texts it was fitted on."""
+    """Words weighted by (1 + ln tf) · idf, times one row per word: the first right singular vectors of the texts it was fitted on, or what
+    `model.biencoder` made of them. Unit length."""
 
     vocabulary: dict[str, int]
     idf: np.ndarray  # float32 [words]
@@ -39,6 +44,10 @@ class TfidfEncoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, dim]; each row depends on its own text only."""
+        return unit(self.weights(texts) @ self.components)
+
+    def weights(self, texts: Sequence[str]) -> "csr_matrix":
+        """float64 [n, words]: (1 + ln tf) · idf of each text's words. Not of unit length: `encode` makes the vector so."""
         from scipy.sparse import csr_matrix
 
         rows, columns, weights = [], [], []
@@ -49,7 +58,7 @@ class TfidfEncoder:
             weights += counts.values()
         found = np.asarray(columns, dtype=np.int64)
         tfidf = (1 + np.log(np.asarray(weights, dtype=np.float64))) * self.idf[found]
-        return unit(csr_matrix((tfidf, (rows, found)), shape=(len(texts), len(self.idf))) @ self.components)
+        return csr_matrix((tfidf, (rows, found)), shape=(len(texts), len(self.idf)))
 
     @property
     def version(self) -> str:

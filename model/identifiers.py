@@ -1,71 +1,112 @@
-"""Semantic identifiers: residual k-means, vector → one code per level.
+"""Quantizers: vector → one code per level, and back.
 
-Level by level, the nearest centroid of what the levels before left over. A quantizer is fitted once and then frozen: it encodes items that
-it never saw, and a vector's codes do not change. Two vectors may get the same codes; whoever names items by them adds one more code that parts them.
+residual_kmeans   level by level, the nearest centroid of what the levels before left over (arXiv 2508.10478: faiss RQ-KMeans)
+rq_vae            the same in the hidden space of an auto-encoder trained with its codebooks (`model.rqvae`)
+product           k-means of a part of the dimensions each: levels are independent, none is coarser than another (Jégou et al. 2011)
 
-numpy and faiss only (faiss for fitting alone). Knows no item, no table, no Spark.
+A quantizer is fitted once and then frozen: it encodes vectors that it never saw, and a vector's codes do not change. Two vectors may get the
+same codes; whoever names items by them adds one more code that parts them.
+
+numpy alone, but for fitting (faiss, torch). Knows no item, no table, no Spark.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-
-from model.encoders import content_hash, read_folder, write_folder
 
 ITERATIONS = 25
 CELLS = 16_000_000  # distances held at a time: 128 MB
 
+Layers = tuple[tuple[np.ndarray, np.ndarray], ...]  # (weight float32 [out, in], bias float32 [out]) of linear layers with ReLU between them
+
 
 @dataclass(frozen=True)
 class Quantizer:
-    codebooks: np.ndarray  # float32 [levels, codes, dim]
-    settings: dict  # what it was fitted with, JSON-able
+    kind: str
+    codebooks: tuple[np.ndarray, ...]  # per level float32 [codes, dim]
+    encoder: Layers = ()  # before the codebooks, of rq_vae
+    decoder: Layers = ()
 
     @property
-    def version(self) -> str:
-        """Names the content: two quantizers of one version give the same codes."""
-        return f"residual_kmeans-{content_hash({'codebooks': self.codebooks}, {'settings': self.settings})}"
+    def width(self) -> int:
+        """Dimension of the vectors it takes."""
+        if self.encoder:
+            return self.encoder[0][0].shape[1]
+        return sum(book.shape[1] for book in self.codebooks) if self.kind == "product" else self.codebooks[0].shape[1]
 
 
-def fit(vectors: np.ndarray, levels: int, codes: int, seed: int, **settings: object) -> Quantizer:
-    """Fit on float32 [n, dim].
+def fit(kind: str, vectors: np.ndarray, levels: int, codes: int, seed: int) -> Quantizer:
+    """Fit on float32 [n, dim]; the same vectors give the same quantizer.
 
     No level gets more than n / 2 codes (at least one): with a code per vector the first level would be an atomic name, and nothing would be shared.
+    Raises ValueError for a product quantizer of more levels than dimensions.
     """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if kind == "rq_vae":
+        from model import rqvae
+
+        return rqvae.fit(vectors, levels, codes, seed)
+    if kind == "product":
+        if levels > vectors.shape[1]:
+            raise ValueError(f"product quantizer of {levels} levels: expected at most one for each of the {vectors.shape[1]} dimensions")
+        return Quantizer(kind, tuple(kmeans(vectors[:, level::levels], codes, seed + level) for level in range(levels)))
+    residual, codebooks = vectors, []
+    for level in range(levels):
+        codebooks.append(kmeans(residual, codes, seed + level))
+        residual = residual - codebooks[-1][nearest(residual, codebooks[-1])]
+    return Quantizer(kind, tuple(codebooks))
+
+
+def kmeans(vectors: np.ndarray, codes: int, seed: int) -> np.ndarray:
+    """float32 [min(codes, n / 2), dim]: the centroids of float32 [n, dim]."""
     import faiss
 
-    faiss.omp_set_num_threads(1)  # sums in one order: the same vectors give the same quantizer
+    faiss.omp_set_num_threads(1)  # sums in one order
     n, dim = vectors.shape
     used = max(1, min(codes, n // 2))
     # Seeded with k-means++: from random centroids, clusters known to be apart shared a code in the test.
     settled = {"niter": ITERATIONS, "init_method": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS, "min_points_per_centroid": 1}
-    residual, codebooks = np.ascontiguousarray(vectors, dtype=np.float32), []
-    for level in range(levels):
-        kmeans = faiss.Kmeans(dim, used, seed=seed + level, max_points_per_centroid=max(256, -(-n // used)), **settled)
-        kmeans.train(residual)
-        codebook = np.asarray(kmeans.centroids, dtype=np.float32).reshape(used, dim)
-        codebooks.append(codebook)
-        residual = residual - codebook[nearest(residual, codebook)]
-    return Quantizer(np.stack(codebooks), {"levels": levels, "codes": codes, "seed": seed, **settings})
+    clustering = faiss.Kmeans(dim, used, seed=seed, max_points_per_centroid=max(256, -(-n // used)), **settled)
+    clustering.train(np.ascontiguousarray(vectors))
+    return np.asarray(clustering.centroids, dtype=np.float32).reshape(used, dim)
 
 
 def encode(quantizer: Quantizer, vectors: np.ndarray) -> np.ndarray:
     """int32 [n, levels]; raises ValueError for vectors of another dimension."""
-    if vectors.ndim != 2 or vectors.shape[1] != quantizer.codebooks.shape[2]:
-        raise ValueError(f"vectors of shape {vectors.shape}: expected [n, {quantizer.codebooks.shape[2]}], what the quantizer was fitted on")
-    residual, levels = vectors.astype(np.float32), []
-    for codebook in quantizer.codebooks:
-        code = nearest(residual, codebook)
-        levels.append(code)
-        residual = residual - codebook[code]
-    return np.stack(levels, axis=1).astype(np.int32)
+    if vectors.ndim != 2 or vectors.shape[1] != quantizer.width:
+        raise ValueError(f"vectors of shape {vectors.shape}: expected [n, {quantizer.width}], what the quantizer was fitted on")
+    residual, found = through(quantizer.encoder, vectors), []
+    for level, codebook in enumerate(quantizer.codebooks):
+        if quantizer.kind == "product":
+            found.append(nearest(residual[:, level :: len(quantizer.codebooks)], codebook))
+        else:
+            found.append(nearest(residual, codebook))
+            residual = residual - codebook[found[-1]]
+    return np.stack(found, axis=1).astype(np.int32)
+
+
+def decode(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:
+    """float32 [n, dim]: what the codes (int [n, levels]) say of their vectors."""
+    said = [codebook[codes[:, level]] for level, codebook in enumerate(quantizer.codebooks)]
+    if quantizer.kind != "product":
+        return through(quantizer.decoder, np.sum(said, axis=0, dtype=np.float32)).astype(np.float32)
+    vectors = np.empty((len(codes), quantizer.width), np.float32)
+    for level, part in enumerate(said):
+        vectors[:, level :: len(said)] = part
+    return vectors
+
+
+def through(layers: Layers, x: np.ndarray) -> np.ndarray:
+    """x: float [n, in] → [n, out] in double precision where there are layers: the last bits of a product depend on the batch, an item's codes must not."""
+    for depth, (weight, bias) in enumerate(layers):
+        x = (np.maximum(x, 0) if depth else x).astype(np.float64) @ weight.T.astype(np.float64) + bias
+    return x if layers else x.astype(np.float32)
 
 
 def nearest(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     """int64 [n]: index of the nearest centroid, the first of equally near ones."""
-    # In double precision: the products' last bits depend on the batch, and an item's codes must not.
-    wide, found = codebook.astype(np.float64), []
+    wide, found = codebook.astype(np.float64), []  # double precision: see `through`
     half_norms = (wide**2).sum(1) / 2
     step = max(1, CELLS // len(codebook))
     for start in range(0, len(vectors), step):
@@ -73,10 +114,20 @@ def nearest(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
-def save(quantizer: Quantizer, folder: str | Path) -> None:
-    write_folder(Path(folder), {"codebooks": quantizer.codebooks}, {"settings": quantizer.settings})
+def arrays_of(quantizer: Quantizer) -> dict[str, np.ndarray]:
+    """Its parts by name, as they lie on disk."""
+    arrays = {f"codebooks.{level}": book for level, book in enumerate(quantizer.codebooks)}
+    for part in ("encoder", "decoder"):
+        for depth, (weight, bias) in enumerate(getattr(quantizer, part)):
+            arrays |= {f"{part}.{depth}.weight": weight, f"{part}.{depth}.bias": bias}
+    return arrays
 
 
-def load(folder: str | Path) -> Quantizer:
-    arrays, about = read_folder(Path(folder))
-    return Quantizer(arrays["codebooks"], about["settings"])
+def from_arrays(kind: str, arrays: Mapping[str, np.ndarray]) -> Quantizer:
+    def count(prefix: str) -> range:
+        return range(len({name.split(".")[1] for name in arrays if name.startswith(f"{prefix}.")}))
+
+    def layers(part: str) -> Layers:
+        return tuple((arrays[f"{part}.{depth}.weight"], arrays[f"{part}.{depth}.bias"]) for depth in count(part))
+
+    return Quantizer(kind, tuple(arrays[f"codebooks.{level}"] for level in count("codebooks")), layers("encoder"), layers("decoder"))

@@ -33,9 +33,8 @@ class Ranker:
         self.rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self.decoder = Decoder({name.removeprefix("t5."): tensor for name, tensor in weights.items()}, config["t5"], vocabulary.text_size)
         self.device = self.decoder.head.device
-        self.trie = trie.build(vocabulary.codes)
-        self.leaf_of_row = np.argsort(self.trie.items)
-        self.item_tokens = vocabulary.item_tokens
+        self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
+        self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.prefixes = {task: vocabulary.task_tokens(task) for task in config["tasks"]}
 
     def rank(
@@ -58,7 +57,7 @@ class Ranker:
         history_rows = [[self.rows[act["item_id"]] for act in history if act["item_id"] in self.rows] for history in histories]
         encoded = iter(self.vocabulary.encode([query for query in queries if query], self.config["max_query_tokens"]))
         query_tokens = [next(encoded) if query else [] for query in queries]
-        excluded = [[self.leaf_of_row[self.rows[item]] for item in items if item in self.rows] for items in exclude] if exclude is not None else None
+        excluded = [[self.rows[item] for item in items if item in self.rows] for items in exclude] if exclude is not None else None
         return self.rank_rows(task, history_rows, query_tokens, k, beams, excluded, allowed)
 
     def rank_rows(
@@ -68,36 +67,38 @@ class Ranker:
         query_tokens: Sequence[Sequence[int]],
         k: int,
         beams: int,
-        excluded: Sequence[Sequence[int]] | None = None,
+        excluded: Sequence[Sequence[int] | np.ndarray] | None = None,
         allowed: np.ndarray | None = None,
     ) -> list[Answer]:
-        """The same for histories as item rows, queries as tokens and exclusions as leaves."""
+        """The same for histories and exclusions as item rows, and queries as tokens."""
+        view = self.vocabulary.view(task)
+        held, item_tokens = self.tries[view], self.vocabulary.item_tokens[view]
         if task == "search" and not self.config["history_in_search"]:
             history_rows = [[]] * len(query_tokens)
         limit, render, prefix = self.config["history_length"], SOURCES[task], self.prefixes[task]
         usable = [i for i in range(len(query_tokens)) if answerable(task, len(history_rows[i]), len(query_tokens[i]))]
-        histories = {i: self.item_tokens[np.asarray(history_rows[i], np.int64)] for i in usable}
+        histories = {i: item_tokens[np.asarray(history_rows[i], np.int64)] for i in usable}
         sources = {i: render(prefix, histories[i], list(query_tokens[i]), limit) for i in usable}
         usable.sort(key=lambda i: len(sources[i]))
-        constraint = self.constraint(allowed)
+        constraint = self.constraint(view, allowed)
         answers = [NOTHING] * len(query_tokens)
-        per_request = max(len(self.item_tokens) if constraint.depth == 1 else max(beams, k) * max(constraint.widths), sum(self.vocabulary.level_sizes))
+        per_request = max(len(item_tokens) if constraint.depth == 1 else max(beams, k) * max(constraint.widths), sum(self.vocabulary.level_sizes))
         size = max(1, min(256, BATCH_CELLS // per_request))
         for first in range(0, len(usable), size):
             chosen = usable[first : first + size]
             source = pad([sources[i] for i in chosen], self.device)
-            begin = torch.from_numpy(np.stack([start(histories[i], self.item_tokens.shape[1]) for i in chosen])).to(self.device)
-            blocked = pad([excluded[i] for i in chosen], self.device, value=-1) if excluded is not None else None
+            begin = torch.from_numpy(np.stack([start(histories[i], item_tokens.shape[1]) for i in chosen])).to(self.device)
+            blocked = pad([self.leaf_of_row[view][excluded[i]] for i in chosen], self.device, value=-1) if excluded is not None else None
             leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked)
-            items, values = self.trie.items[leaves.cpu().numpy()], scores.double().cpu().numpy()
+            items, values = held.items[leaves.cpu().numpy()], scores.double().cpu().numpy()
             for i, row, value in zip(chosen, items, values, strict=True):
                 found = np.isfinite(value)
                 answers[i] = (row[found], value[found])
         return answers
 
-    def constraint(self, allowed: np.ndarray | None) -> Constraint:
-        held = self.trie if allowed is None else self.trie.allow(np.asarray(allowed, dtype=bool))
-        return Constraint(held, self.vocabulary.level_offsets.tolist(), self.vocabulary.text_size, str(self.device))
+    def constraint(self, view: str, allowed: np.ndarray | None) -> Constraint:
+        held = self.tries[view] if allowed is None else self.tries[view].allow(np.asarray(allowed, dtype=bool))
+        return Constraint(held, self.vocabulary.offsets(view).tolist(), self.vocabulary.text_size, str(self.device))
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device, value: int = PAD) -> Tensor:

@@ -114,20 +114,20 @@ class Training:
         rows = [np.flatnonzero(valid.task == task) for task in range(len(self.tasks))]
         return np.sort(np.concatenate([rng.permutation(r)[: self.settings["max_valid_rows"]] for r in rows])).astype(np.int64)
 
-    def make_vocabulary(self, codes: np.ndarray, train: Any, day: date) -> Vocabulary:
+    def make_vocabulary(self, codes: dict[str, np.ndarray], train: Any, day: date) -> Vocabulary:
         """The parent's, a checkpoint's, or one trained on the items' texts and the training queries."""
         if self.spec["parent"]:
             _, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
-            return Vocabulary.build(held.tokenizer, held.text_size, codes, held.level_sizes)
+            return Vocabulary.build(held.tokenizer, held.text_size, codes, self.spec["shared_levels"], held.level_sizes)
         if self.settings["backbone"] not in SIZES:
             from transformers import AutoConfig, AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(self.settings["backbone"]).backend_tokenizer
-            return Vocabulary.build(tokenizer, AutoConfig.from_pretrained(self.settings["backbone"]).vocab_size, codes)
+            return Vocabulary.build(tokenizer, AutoConfig.from_pretrained(self.settings["backbone"]).vocab_size, codes, self.spec["shared_levels"])
         texts = data.read_table(*self.spec["tables"]["items"], ["text"], day=day)["text"].to_pylist()
         queries = train["query"].combine_chunks().dictionary_encode().dictionary.to_pylist()
         tokenizer = train_tokenizer([*texts, *queries], self.settings["text_vocabulary"])
-        return Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), codes)
+        return Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), codes, self.spec["shared_levels"])
 
     # -- model --------------------------------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class Training:
                 continue
             held = self.valid.take(rows)
             histories = [held.history[i] for i in range(len(held))]
-            hidden = [ranker.leaf_of_row[history] for history in histories] if task == "recommend" and self.spec["exclude_seen"] else None
+            hidden = histories if task == "recommend" and self.spec["exclude_seen"] else None
             answers = ranker.rank_rows(task, histories, [held.query[i] for i in range(len(held))], 10, 20, hidden)
             ranks = np.array([rank_of(answer[0], target) for answer, target in zip(answers, held.target, strict=True)])
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}

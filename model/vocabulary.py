@@ -2,17 +2,20 @@
 
     [ text tokens (specials and task words among them) | identifier tokens, level by level ]
 
-Identifier tokens follow the text, so that a checkpoint's own vocabulary keeps its numbers and new items only append. Knows no
-table and no weights; `tokenizers` does the text.
+Identifier tokens follow the text, so that a checkpoint's own vocabulary keeps its numbers and new items only append. An item has one
+identifier (`joint`), or one per task: then the first levels may share their tokens, and the others have tokens of their own. Knows no table and no
+weights; `tokenizers` does the text.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 PAD, EOS, UNK = 0, 1, 2  # T5's numbers for <pad> (which also starts the decoder), </s> and <unk>
+JOINT = "joint"  # the view of an identifier that serves both tasks
 TASK_WORDS = {"recommend": "recommend:", "search": "search:"}
 
 
@@ -32,20 +35,26 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """tokenizer: of the text. text_size: rows it owns in the embedding. codes: int32 [items, levels], the identifiers, item by item."""
+    """tokenizer: of the text. text_size: rows it owns in the embedding. codes: view → int32 [items, levels], the identifiers, item by item, as many
+    levels in each view; `joint`, or a view for each task. shared: first levels of which the views share the tokens. level_sizes: tokens of each level,
+    those of the first view and then the unshared ones of the others."""
 
     tokenizer: Tokenizer
     text_size: int
-    codes: np.ndarray
+    codes: Mapping[str, np.ndarray]
+    shared: int
     level_sizes: tuple[int, ...]
 
     @classmethod
-    def build(cls, tokenizer: Tokenizer, text_size: int, codes: np.ndarray, at_least: Sequence[int] = ()) -> "Vocabulary":
+    def build(cls, tokenizer: Tokenizer, text_size: int, codes: Mapping[str, np.ndarray], shared: int = 0, at_least: Sequence[int] = ()) -> "Vocabulary":
         """`at_least` keeps a warm-started model's level sizes where the new catalogue has shrunk."""
-        sizes = codes.max(axis=0, initial=0) + 1
+        codes = {view: codes[view].astype(np.int32) for view in sorted(codes)}
+        highest = [held.max(axis=0, initial=0) + 1 for held in codes.values()]
+        together = np.max(highest, axis=0)[:shared]
+        sizes = np.concatenate([together, *(of_view[shared:] for of_view in highest)])
         if len(at_least):
             sizes = np.maximum(sizes, at_least)
-        return cls(tokenizer, text_size, codes.astype(np.int32), tuple(int(size) for size in sizes))
+        return cls(tokenizer, text_size, codes, shared, tuple(int(size) for size in sizes))
 
     @property
     def size(self) -> int:
@@ -57,9 +66,23 @@ class Vocabulary:
         return np.concatenate([[0], np.cumsum(self.level_sizes)[:-1]]).astype(np.int64)
 
     @property
-    def item_tokens(self) -> np.ndarray:
-        """int64 [items, levels]: each item's identifier as vocabulary tokens."""
-        return self.text_size + self.level_offsets + self.codes
+    def depth(self) -> int:
+        """Tokens of an identifier."""
+        return next(iter(self.codes.values())).shape[1]
+
+    def view(self, task: str) -> str:
+        """By which identifier the task names items, in its prompts and its answers."""
+        return task if task in self.codes else JOINT
+
+    def offsets(self, view: str) -> np.ndarray:
+        """int64 [levels]: of an identifier's levels, the `level_offsets`."""
+        own = self.shared + list(self.codes).index(view) * (self.depth - self.shared)
+        return self.level_offsets[[*range(self.shared), *range(own, own + self.depth - self.shared)]]
+
+    @cached_property
+    def item_tokens(self) -> dict[str, np.ndarray]:
+        """View → int64 [items, levels]: each item's identifier as vocabulary tokens."""
+        return {view: self.text_size + self.offsets(view) + codes for view, codes in self.codes.items()}
 
     def encode(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         """Token numbers of each text, at most `limit`, without specials."""

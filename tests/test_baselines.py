@@ -86,6 +86,21 @@ def test_word_search(spark) -> None:
     assert [item for item, _ in popular["both"]][:2] == ["item07", "item03"]
 
 
+def test_biencoder_finds_what_no_word_tells(spark, config) -> None:
+    """The query "call three" means item 3, as training clicks tell; no item's text has a word of any query."""
+    config = config.model_copy(update={"embed": config.embed.model_copy(update={"text_dim": 16})})
+    items = spark.createDataFrame([(item, f"object number{n}") for n, item in enumerate(ITEMS)], "item_id string, text string")
+    rows = [("search", f"u{n}", f"call {word}", item, DAY + timedelta(minutes=n)) for n in range(8) for word, item in zip(WORDS, ITEMS, strict=True)]
+    train = spark.createDataFrame(rows, TRAIN)
+    asked = spark.createDataFrame([(word, "new", f"call {word}", [], []) for word in WORDS] + [("unknown", "new", "zebra", [], [])], REQUEST)
+    found, again = (ranked(baselines.biencoder(spark, config, rows, asked, items, 4)) for rows in (train, train.repartition(3)))
+    assert {word: ranking[0][0] for word, ranking in found.items()} == dict(zip(WORDS, ITEMS, strict=True))
+    assert found == again and "unknown" not in found and max(map(len, found.values())) <= 4
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"baselines": ("biencoder",)})})
+    made = baselines.rankings(spark, config, "search", train, train, asked, items, 4)
+    assert made.keys() == {"popularity", "biencoder"} and ranked(made["biencoder"]) == found
+
+
 def test_weight_is_chosen_on_validation(spark) -> None:
     items = items_of(spark, ["red box", "red car", "red hat"])
     index = baselines.word_index(spark, items, spark.createDataFrame([("red hat", 50)], "item_id string, count bigint"))

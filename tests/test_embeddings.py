@@ -108,9 +108,10 @@ def test_pickled_weights_and_missing_folders_are_refused(tmp_path, monkeypatch):
         job.pretrained(str(tmp_path / "absent"))
 
 
-def example(name, user, item, days_ago):
+def example(name, user, item, days_ago, history=()):
     ts = DAY - timedelta(days=days_ago)
-    return (name, "recommend", user, [], None, item, ts, "by_time", ts.date())
+    acts = [(held, "recommendation", "click", None, ts - timedelta(days=1)) for held in history]
+    return (name, "recommend", user, acts, None, item, ts, "by_time", ts.date())
 
 
 def catalogue(spark, texts, day=DAY):
@@ -168,3 +169,38 @@ def test_nights_share_a_frozen_encoder_and_a_test_row_changes_nothing(spark, con
     job.artifact_folder(config, "encoders", first["i0", "text"][1]).rename(job.artifact_folder(config, "encoders", "gone"))
     with pytest.raises(MissingInput, match=r"identifiers\.retrain"):
         job.run(config, next_day.date(), "lost")
+
+
+@pytest.mark.parametrize("construction", ["search", "multi_task"])
+def test_tuned_views_learn_training_rows_alone_and_are_frozen(spark, config, construction):
+    """Only training says that "hound" is the bear; a validation and a test row say it is the train, and change nothing."""
+    semantic = config.identifiers.model_copy(update={"scheme": "semantic", "construction": construction})
+    config = config.model_copy(update={"embed": Embed(text_dim=6, behaviour_dim=4), "identifiers": semantic})
+    rows = [clicked(f"s{n}", f"u{n}", query, item, 9) for n in range(9) for query, item in (("hound", "i3"), ("rails", "i0"))]
+    rows += [example(f"r{n}", f"u{n}", "i1", 8, history=["i3"]) for n in range(9)]
+    append(spark, config, ITEMS, catalogue(spark, TEXTS), "test")
+    append(spark, config, CORPORA, spark.createDataFrame(rows, schema(CORPORA)), "test")
+    job.run(config, DAY.date(), "first")
+    first = stored(spark, config, DAY)
+    assert {view for _, view in first} == {"text", "behaviour", construction} and len(first) == 3 * len(TEXTS)
+    encoder = encoders.load(job.artifact_folder(config, "encoders", first["i0", construction][1]))
+    items = {item: np.array(vector) for (item, view), (vector, _) in first.items() if view == construction}
+    (asked,) = encoder.encode(["hound"])
+    assert max(items, key=lambda item: asked @ items[item]) in ("i3", "i5")  # both are a soft bear
+    text = {item: np.array(vector) for (item, view), (vector, _) in first.items() if view == "text"}
+    nearer = items["i3"] @ items["i1"] - text["i3"] @ text["i1"]
+    assert (nearer > 0.3) == (construction == "multi_task")  # bear and blue train: of the same users
+
+    held_out = [clicked("valid", "u1", "hound", "i0", 1), clicked("test", "u0", "hound", "i0", 0), example("x", "u1", "i0", 0, history=["i3"])]
+    append(spark, config, CORPORA, spark.createDataFrame(held_out, schema(CORPORA)), "test")
+    retrained = config.model_copy(update={"identifiers": semantic.model_copy(update={"retrain": True})})
+    assert job.run(retrained, DAY.date(), "again")["written"] == {"item_embeddings": 0}
+    append(spark, config, CORPORA, spark.createDataFrame([clicked("more", "u1", "hound", "i0", 9)], schema(CORPORA)), "test")
+    assert job.run(config, DAY.date(), "frozen")["written"] == {"item_embeddings": 0}
+    job.run(retrained, DAY.date(), "anew")
+    assert stored(spark, config, DAY)["i3", construction][1] != first["i3", construction][1]
+
+
+def clicked(name, user, query, item, days_ago):
+    ts = DAY - timedelta(days=days_ago)
+    return (name, "search", user, [], query, item, ts, "by_time", ts.date())

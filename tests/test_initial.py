@@ -19,7 +19,7 @@ def row(vocabulary: Vocabulary, word: str) -> int:
 @pytest.mark.parametrize("codes", [[[0], [1], [2], [3]], [[0, 0], [0, 1], [1, 0], [1, 1]]])
 def test_rows_point_where_their_items_do(codes: list[list[int]]) -> None:
     tokenizer = train_tokenizer(TEXTS * 5, 600)
-    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), np.array(codes))
+    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), {"joint": np.array(codes)})
     rows = token_rows(VECTORS, TEXTS, vocabulary, std=0.1)
     known = np.linalg.norm(rows, axis=1) > 0
     np.testing.assert_allclose(np.linalg.norm(rows[known], axis=1), 0.1 * 2, rtol=1e-5)
@@ -27,7 +27,7 @@ def test_rows_point_where_their_items_do(codes: list[list[int]]) -> None:
     np.testing.assert_allclose(rows[row(vocabulary, "red")], [half, half, 0, 0], atol=1e-6)
     np.testing.assert_allclose(rows[row(vocabulary, "apple")], [half, 0, half, 0], atol=1e-6)
     assert not rows[row(vocabulary, "whale")].any(), "nothing is known of the only item that says so"
-    first = vocabulary.item_tokens[0]
+    first = vocabulary.item_tokens["joint"][0]
     expected = [0.2, 0, 0, 0] if len(first) == 1 else [half, half, 0, 0]
     np.testing.assert_allclose(rows[first[0]], expected, atol=1e-6)
 

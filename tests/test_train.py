@@ -74,6 +74,35 @@ def test_semantic_codes_learn_the_same_world(tmp_path: Path) -> None:
     assert all(len(set(items.tolist())) == 12 for items, _ in searched)
 
 
+def test_a_name_per_task_learns_the_same_world(tmp_path: Path) -> None:
+    """The first code (the colour) is both tasks' own, the other two are each task's: no answer has a code of the other task."""
+    codes = {view: np.array([[i % 2, *other(i)] for i in range(12)]) for view, other in (("recommend", by_place), ("search", by_word))}
+    write_lake(tmp_path, checkerboard_rows(), codes, scheme="semantic")
+    spec = training_spec(tmp_path, scheme="semantic") | {"shared_levels": 1}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert train.main([str(tmp_path / "spec.json")]) == 0
+    found = rank.load(str(tmp_path / "artifact"))
+    tokens = {view: set(held[:, 1:].ravel()) for view, held in found.vocabulary.item_tokens.items()}
+    assert not tokens["recommend"] & tokens["search"]
+    np.testing.assert_array_equal(*(held[:, 0] for held in found.vocabulary.item_tokens.values()))
+    for view in ("recommend", "search"):
+        allowed = {int(token) + found.vocabulary.text_size for level in found.constraint(view, None).tokens for token in level}
+        assert allowed == set(found.vocabulary.item_tokens[view].ravel().tolist())
+    searched = found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 12, beams=12)
+    assert [found.item_ids[items[0]] for items, _ in searched] == ITEMS and all(len(set(items.tolist())) == 12 for items, _ in searched)
+    walks = [[(begin + 2 * step) % 12 for step in range(4)] for begin in range(12)]
+    walked = found.rank("recommend", [acts(walk) for walk in walks], [None] * 12, 3, beams=12, exclude=[[ITEMS[walk[0]]] for walk in walks])
+    assert [found.item_ids[items[0]] for items, _ in walked] == [ITEMS[(walk[-1] + 2) % 12] for walk in walks]
+
+
+def by_place(item: int) -> tuple[int, int]:
+    return item // 4, item // 2 % 2
+
+
+def by_word(item: int) -> tuple[int, int]:
+    return (item // 2 + 1) % 2, (item // 2) // 2
+
+
 def test_one_task_alone(tmp_path: Path) -> None:
     found = trained(tmp_path, tasks=["search"], epochs=1)
     with pytest.raises(ValueError, match="trained on search"):

@@ -20,7 +20,7 @@ def artifact(folder: Path, item_ids: list[str], texts: list[str], tasks: tuple[s
 
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(texts, 300)
-    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), np.arange(len(item_ids), dtype=np.int32)[:, None])
+    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), {"joint": np.arange(len(item_ids))[:, None]})
     model = from_sizes("tiny", vocabulary.text_size, vocabulary.level_sizes, 0.0, True)
     t5 = {key: value for key, value in model.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
     config = {"t5": t5, "recipe": "bridge", "tasks": list(tasks), "history_length": 20, "max_query_tokens": 16, "history_in_search": 0.0}

@@ -51,19 +51,25 @@ CORPORA_SCHEMA = pa.schema(
 )
 
 
-def write_lake(root: Path, rows: list[dict[str, Any]], codes: np.ndarray | None = None, scheme: str = "atomic") -> dict[str, list[Any]]:
-    """Write corpora, items and item_identifiers as Delta tables; returns name → [path, version], as a training's specification pins them."""
+def write_lake(root: Path, rows: list[dict[str, Any]], codes: np.ndarray | dict[str, np.ndarray] | None = None, scheme: str = "atomic") -> dict[str, list[Any]]:
+    """Write corpora, items and item_identifiers (codes of a view, or of each) as Delta tables.
+
+    Returns name → [path, version], as a training's specification pins them.
+    """
     codes = np.arange(len(ITEMS))[:, None] if codes is None else codes
+    views = codes if isinstance(codes, dict) else {"joint": codes}
+    rows_of = [(item, view, held) for view, of_items in views.items() for item, held in zip(ITEMS, of_items.tolist(), strict=False)]
     write_deltalake(str(root / "corpora"), pa.Table.from_pylist(rows, CORPORA_SCHEMA), partition_by=["ds"], mode="overwrite")
     texts = [f"thing {word}" for word in WORDS]
     items = pa.table({"item_id": ITEMS, "title": texts, "text": texts, "ds": pa.array([DAY] * len(ITEMS))})
     write_deltalake(str(root / "items"), items, partition_by=["ds"], mode="overwrite")
     named = pa.table(
         {
-            "item_id": ITEMS[: len(codes)],
-            "scheme": [scheme] * len(codes),
-            "codes": pa.array(codes.tolist(), pa.list_(pa.int32())),
-            "ds": pa.array([DAY] * len(codes)),
+            "item_id": [item for item, _, _ in rows_of],
+            "scheme": [scheme] * len(rows_of),
+            "view": [view for _, view, _ in rows_of],
+            "codes": pa.array([held for _, _, held in rows_of], pa.list_(pa.int32())),
+            "ds": pa.array([DAY] * len(rows_of)),
         }
     )
     write_deltalake(str(root / "item_identifiers"), named, partition_by=["ds", "scheme"], mode="overwrite")
@@ -92,6 +98,7 @@ def training_spec(root: Path, scheme: str = "atomic", **settings: Any) -> dict[s
         "valid_from": (test_from - timedelta(days=1)).isoformat(),
         "test_from": test_from.isoformat(),
         "scheme": scheme,
+        "shared_levels": 0,
         "history_length": 8,
         "exclude_seen": False,
         "train": config.train.model_dump(mode="json", exclude={"launcher"}) | small | settings,

@@ -1,6 +1,6 @@
-"""Vectors on the workers: text → vector, vector → codes. The encoder or quantizer is loaded once per worker process.
+"""Vectors on the workers: text → vector, vectors → codes. The encoder or naming is loaded once per worker process.
 
-Takes folders, returns UDFs; knows no table, no configuration, no item.
+Takes folders, returns functions for Spark; knows no table, no configuration.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pyspark.sql import functions as F
+
+NAMED = "item_id string, view string, levels array<int>"
 
 
 def embed(folder: str) -> Callable[..., Any]:
@@ -23,17 +25,19 @@ def embed(folder: str) -> Callable[..., Any]:
     return vector
 
 
-def quantize(folder: str) -> Callable[..., Any]:
-    """UDF array<float> → array<int>: the vector's code per level. `folder` holds a quantizer (model.identifiers)."""
+def name(folder: str) -> Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]:
+    """A function for `mapInPandas`: item_id and a column of vectors per view → rows of NAMED. `folder` holds a naming (model.naming)."""
 
-    @F.pandas_udf("array<int>")  # type: ignore[call-overload]
-    def codes(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        from model import identifiers
+    def code(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        from model.naming import encode
 
-        for vectors in batches:
-            yield pd.Series(list(identifiers.encode(quantizer(folder), np.stack(vectors.tolist())))) if len(vectors) else pd.Series([], dtype=object)
+        for frame in frames:
+            if len(frame):
+                vectors = {view: np.stack(frame[view].tolist()) for view in frame.columns.drop("item_id")}
+                for view, levels in encode(naming(folder), vectors).items():
+                    yield pd.DataFrame({"item_id": frame["item_id"], "view": view, "levels": list(levels)})
 
-    return codes
+    return code
 
 
 @lru_cache(maxsize=1)
@@ -44,7 +48,7 @@ def encoder(folder: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def quantizer(folder: str) -> Any:
-    from model import identifiers
+def naming(folder: str) -> Any:
+    from model import naming
 
-    return identifiers.load(folder)
+    return naming.load(folder)

@@ -73,10 +73,41 @@ def percent(interval: list[float | None]) -> str:
     return f"{mean} [{low}, {high}]" if low else f"{mean}"
 
 
+def identifiers(path: Path) -> str:
+    """One row per way of naming items: recall of both tasks, then what the codes are like before the last one."""
+    held = json.loads(path.read_text())
+    columns = [(task, k) for task in ("search", "recommend") for k in ("10", "30")]
+    lines = [f"`TANDEM_DATA=… {held['command']}` · {held['machine']} · seed {held['seeds'][0]} · {held['date']} · commit {held['commit']}", ""]
+    heads = [*(f"{task} R@{k}" for task, k in columns), "items that collide", "largest group", "codes used", "perplexity", "train, s"]
+    lines += ["| construction | quantizer | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    for row in held["rows"]:
+        recall = ["{:.4f} [{:.4f}, {:.4f}]".format(*row["recall"][task][k][:3]) for task, k in columns]
+        codes = [of_view for of_view in row["codes"].values() if "largest_collision" in of_view]
+        use = [" / ".join(told(of_view) for of_view in codes) or "–" for told in (colliding, largest, used, perplexity)]
+        lines.append(f"| {row['construction']} | {row['quantizer'] or '–'} | " + " | ".join([*recall, *use, f"{row['seconds']['train']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def colliding(codes: dict) -> str:
+    return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
+
+
+def largest(codes: dict) -> str:
+    return f"{codes['largest_collision']:.0f}"
+
+
+def used(codes: dict) -> str:
+    return ", ".join(f"{100 * value:.0f} %" for check, value in sorted(codes.items()) if check.endswith("share_of_codes_used"))
+
+
+def perplexity(codes: dict) -> str:
+    return ", ".join(f"{value:.0f}" for check, value in sorted(codes.items()) if check.endswith("perplexity"))
+
+
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study):
-        made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}_*.json")}
+    for kind in (night, study, identifiers):
+        made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:
         name = match.group(1)

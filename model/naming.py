@@ -1,0 +1,116 @@
+"""Item vectors → identifiers: the constructions of "Semantic IDs for Joint Generative Search and Recommendation" (arXiv 2508.10478, table of constructions).
+
+construction   vectors it takes           identifiers of an item
+content        text                       one, for both tasks
+search         search (tuned on queries)  one
+rec            behaviour                  one
+multi_task     multi_task                 one
+fused_concat   text side and behaviour    one, of both end to end
+fused_svd      the same                   one, of their sum
+separate       the same                   one per task: search by the text side, recommend by behaviour; no code in common
+prefix_share   the same                   one per task: first codes of both end to end, then codes of what these leave of the task's own side
+
+A `Naming` is fitted once and frozen with all that it needs; codes of one identifier need not be unique (see `model.identifiers`). The text side is
+the untuned text or the search-tuned vector. numpy alone, but for fitting. Knows no item, no table, no Spark.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model import identifiers
+from model.encoders import content_hash, read_folder, unit, write_folder
+from model.fusion import added, concatenated, principal_axes
+from model.identifiers import Quantizer
+
+JOINT = "joint"
+PER_TASK = ("recommend", "search")
+ALONE = {"content": "text", "search": "search", "rec": "behaviour", "multi_task": "multi_task"}
+
+Vectors = Mapping[str, np.ndarray]  # view → float32 [n, dim of the view], the same rows in each
+
+
+@dataclass(frozen=True)
+class Naming:
+    settings: dict  # what it was fitted with, JSON-able
+    quantizers: dict[str, Quantizer]  # by identifier, and `shared`
+    axes: np.ndarray  # float32 [wider, narrower], of fused_svd; empty for the others
+
+    @property
+    def version(self) -> str:
+        """Names the content: two of one version give the same codes."""
+        return f"{self.settings['quantizer']}-{content_hash(*self.parts())}"
+
+    def parts(self) -> tuple[dict[str, np.ndarray], dict]:
+        named = {f"{name}/{part}": array for name, held in self.quantizers.items() for part, array in identifiers.arrays_of(held).items()}
+        return named | {"axes": self.axes}, {"settings": self.settings}
+
+    def level_sizes(self, name: str) -> list[int]:
+        """Codes of each level of an identifier."""
+        held = [self.quantizers["shared"]] if "shared" in self.quantizers else []
+        return [len(book) for quantizer in (*held, self.quantizers[name]) for book in quantizer.codebooks]
+
+
+def inputs(construction: str, text_side: str) -> tuple[str, ...]:
+    """The views that a construction takes; where it takes two, the text side first."""
+    return (ALONE[construction],) if construction in ALONE else (text_side, "behaviour")
+
+
+def fit(
+    vectors: Vectors, construction: str, text_side: str, quantizer: str, levels: int, shared_levels: int, codes: int, seed: int, **settings: object
+) -> Naming:
+    """vectors: of a sample of items. shared_levels: of `levels`, the first that prefix_share gives to both tasks."""
+    told = {"construction": construction, "text_side": text_side, "quantizer": quantizer, "levels": levels, "shared_levels": shared_levels}
+    settings = {**told, "codes": codes, "seed": seed, **settings}
+    first, second = (vectors[view] for view in inputs(construction, text_side)) if construction not in ALONE else (vectors[ALONE[construction]], None)
+    axes = principal_axes(first, second) if construction == "fused_svd" else np.zeros((0, 0), np.float32)
+    if construction == "prefix_share":
+        shared = identifiers.fit(quantizer, concatenated(first, second), shared_levels, codes, seed)
+        sides = sides_left(shared, first, second)[0]
+        own = {task: identifiers.fit(quantizer, sides[task], levels - shared_levels, codes, seed + levels) for task in PER_TASK}
+        return Naming(settings, {"shared": shared} | own, axes)
+    whole = fused(construction, first, second, axes)
+    return Naming(settings, {name: identifiers.fit(quantizer, x, levels, codes, seed) for name, x in whole.items()}, axes)
+
+
+def encode(naming: Naming, vectors: Vectors) -> dict[str, np.ndarray]:
+    """Identifier (`joint`, or each task's) → codes int32 [n, levels]. Raises ValueError for vectors of another dimension."""
+    construction, text_side = naming.settings["construction"], naming.settings["text_side"]
+    sides = [vectors[view] for view in inputs(construction, text_side)]
+    first, second = (*sides, None)[:2]
+    if construction == "prefix_share":
+        left, codes = sides_left(naming.quantizers["shared"], first, second)
+        return {task: np.concatenate([codes, identifiers.encode(naming.quantizers[task], left[task])], axis=1) for task in PER_TASK}
+    return {name: identifiers.encode(naming.quantizers[name], x) for name, x in fused(construction, first, second, naming.axes).items()}
+
+
+def fused(construction: str, first: np.ndarray, second: np.ndarray | None, axes: np.ndarray) -> dict[str, np.ndarray]:
+    """Identifier → the vectors that it quantizes."""
+    if second is None:
+        return {JOINT: unit(first)}
+    if construction == "separate":
+        return {"recommend": unit(second), "search": unit(first)}
+    return {JOINT: added(first, second, axes) if construction == "fused_svd" else concatenated(first, second)}
+
+
+def sides_left(shared: Quantizer, first: np.ndarray, second: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Task → what the shared codes leave of its side, and these codes."""
+    both = concatenated(first, second)
+    codes = identifiers.encode(shared, both)
+    left = both - identifiers.decode(shared, codes)
+    return {"recommend": left[:, first.shape[1] :], "search": left[:, : first.shape[1]]}, codes
+
+
+def save(naming: Naming, folder: str | Path) -> None:
+    write_folder(Path(folder), *naming.parts())
+
+
+def load(folder: str | Path) -> Naming:
+    arrays, about = read_folder(Path(folder))
+    quantizers = {}
+    for name in sorted({key.split("/")[0] for key in arrays if "/" in key}):
+        parts = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+        quantizers[name] = identifiers.from_arrays(about["settings"]["quantizer"], parts)
+    return Naming(about["settings"], quantizers, arrays["axes"])
