@@ -19,6 +19,7 @@ from model.encoders import TfidfEncoder, fit_tfidf
 
 BATCH = 512
 EPOCHS = 5  # amazon_toys, 5 % latest clicks: search Recall@10 .22 after two epochs as after five; the items of one user gain until the fifth
+FEWEST = 100  # steps, however short the log
 RATE = 0.05  # of Adam, for rows of mean length 1
 SCALE = 20.0  # of the cosines in the softmax, as in sentence-transformers
 
@@ -26,7 +27,8 @@ SCALE = 20.0  # of the cosines in the softmax, as in sentence-transformers
 def fit(texts: Sequence[str], pairs: Sequence[np.ndarray], weights: Sequence[float], dim: int, seed: int, **settings: object) -> TfidfEncoder:
     """texts: distinct. pairs: for each loss int64 [n, 2], rows of `texts` that belong together; its weight in `weights`.
 
-    An epoch goes through the first loss's pairs once, and draws as many batches of the others'. The same arguments give the same encoder.
+    An epoch goes through the first loss's pairs once, and draws as many batches of the others'; FEWEST steps at least.
+    The same arguments give the same encoder.
     Returns the encoder that the texts alone give where there is no pair to learn from.
     """
     base = fit_tfidf(texts, dim, seed)
@@ -48,7 +50,7 @@ def fit(texts: Sequence[str], pairs: Sequence[np.ndarray], weights: Sequence[flo
         return F.normalize(bags, dim=1)
 
     used = [(weight, learnt) for weight, learnt in zip(weights, pairs, strict=True) if len(learnt) and weight]
-    steps = EPOCHS * -(-len(pairs[0]) // BATCH)
+    steps = max(FEWEST, EPOCHS * -(-len(pairs[0]) // BATCH))
     streams = [batches(learnt, np.random.default_rng((seed, number))) for number, (_, learnt) in enumerate(used)]
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)

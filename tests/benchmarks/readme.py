@@ -82,7 +82,7 @@ def identifiers(path: Path) -> str:
     lines += ["| construction | quantizer | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for row in held["rows"]:
         recall = ["{:.4f} [{:.4f}, {:.4f}]".format(*row["recall"][task][k][:3]) for task, k in columns]
-        codes = [of_view for of_view in row["codes"].values() if "largest_collision" in of_view]
+        codes = [of_view for _, of_view in sorted(row["codes"].items()) if "largest_collision" in of_view]
         use = [" / ".join(told(of_view) for of_view in codes) or "–" for told in (colliding, largest, used, perplexity)]
         lines.append(f"| {row['construction']} | {row['quantizer'] or '–'} | " + " | ".join([*recall, *use, f"{row['seconds']['train']:.0f}"]) + " |")
     return "\n".join(lines)
