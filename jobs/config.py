@@ -153,20 +153,19 @@ class Identifiers(Section):
 
     @model_validator(mode="after")
     def some_levels_are_not_shared(self) -> "Identifiers":
-        if self.construction == "prefix_share" and self.scheme == "semantic" and self.shared_levels >= self.levels:
+        if self.shared >= self.levels:
             raise ValueError(f"shared_levels = {self.shared_levels} leaves none of {self.levels} levels to each task: expected fewer than levels")
         return self
 
     @property
     def shared(self) -> int:
         """First levels of which the tasks' names share the tokens, where an item has two names."""
-        return self.shared_levels if self.construction == "prefix_share" else 0
+        return self.shared_levels if (self.scheme, self.construction) == ("semantic", "prefix_share") else 0
 
     @property
     def views(self) -> tuple[str, ...]:
         """The names of an item: one, or one per task."""
-        apart = self.construction == "separate" or (self.construction == "prefix_share" and self.scheme == "semantic")
-        return ("recommend", "search") if apart else ("joint",)
+        return ("recommend", "search") if self.construction == "separate" or self.shared else ("joint",)
 
 
 class Train(Section):

@@ -87,3 +87,13 @@ def test_a_log_can_be_said_not_to_exist() -> None:
     assert load().warehouse.searches is not None
     with pytest.raises(BadArgument, match=r"warehouse\.interactions"):
         load(None, ["warehouse.interactions=none"])
+
+
+def test_prefix_share_leaves_each_task_a_level() -> None:
+    semantic = ["identifiers.scheme=semantic", "identifiers.construction=prefix_share"]
+    with pytest.raises(BadArgument, match=r"shared_levels = 2 leaves none of 2 levels"):
+        load(None, [*semantic, "identifiers.levels=2", "identifiers.shared_levels=2"])
+    held = load(None, [*semantic, "identifiers.levels=2"]).identifiers
+    assert (held.views, held.shared) == (("recommend", "search"), 1)
+    assert load(None, ["identifiers.construction=prefix_share"]).identifiers.views == ("joint",), "an atomic name has no first codes to share"
+    assert load(None, ["identifiers.construction=separate"]).identifiers.views == ("recommend", "search")
