@@ -24,8 +24,8 @@ from model import identifiers
 from model.encoders import content_hash, read_folder, unit, write_folder
 from model.fusion import added, concatenated, principal_axes
 from model.identifiers import Quantizer
+from model.vocabulary import JOINT
 
-JOINT = "joint"
 PER_TASK = ("recommend", "search")
 ALONE = {"content": "text", "search": "search", "rec": "behaviour", "multi_task": "multi_task"}
 
@@ -64,12 +64,12 @@ def fit(
     """vectors: of a sample of items. shared_levels: of `levels`, the first that prefix_share gives to both tasks."""
     told = {"construction": construction, "text_side": text_side, "quantizer": quantizer, "levels": levels, "shared_levels": shared_levels}
     settings = {**told, "codes": codes, "seed": seed, **settings}
-    first, second = (vectors[view] for view in inputs(construction, text_side)) if construction not in ALONE else (vectors[ALONE[construction]], None)
+    first, second = sides(vectors, construction, text_side)
     axes = principal_axes(first, second) if construction == "fused_svd" else np.zeros((0, 0), np.float32)
     if construction == "prefix_share":
         shared = identifiers.fit(quantizer, concatenated(first, second), shared_levels, codes, seed)
-        sides = sides_left(shared, first, second)[0]
-        own = {task: identifiers.fit(quantizer, sides[task], levels - shared_levels, codes, seed + levels) for task in PER_TASK}
+        left, _ = sides_left(shared, first, second)
+        own = {task: identifiers.fit(quantizer, left[task], levels - shared_levels, codes, seed + levels) for task in PER_TASK}
         return Naming(settings, {"shared": shared} | own, axes)
     whole = fused(construction, first, second, axes)
     return Naming(settings, {name: identifiers.fit(quantizer, x, levels, codes, seed) for name, x in whole.items()}, axes)
@@ -78,12 +78,17 @@ def fit(
 def encode(naming: Naming, vectors: Vectors) -> dict[str, np.ndarray]:
     """Identifier (`joint`, or each task's) → codes int32 [n, levels]. Raises ValueError for vectors of another dimension."""
     construction, text_side = naming.settings["construction"], naming.settings["text_side"]
-    sides = [vectors[view] for view in inputs(construction, text_side)]
-    first, second = (*sides, None)[:2]
+    first, second = sides(vectors, construction, text_side)
     if construction == "prefix_share":
         left, codes = sides_left(naming.quantizers["shared"], first, second)
         return {task: np.concatenate([codes, identifiers.encode(naming.quantizers[task], left[task])], axis=1) for task in PER_TASK}
     return {name: identifiers.encode(naming.quantizers[name], x) for name, x in fused(construction, first, second, naming.axes).items()}
+
+
+def sides(vectors: Vectors, construction: str, text_side: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The vectors that the construction takes: one, or the text side and behaviour."""
+    taken = [vectors[view] for view in inputs(construction, text_side)]
+    return taken[0], taken[1] if len(taken) > 1 else None
 
 
 def fused(construction: str, first: np.ndarray, second: np.ndarray | None, axes: np.ndarray) -> dict[str, np.ndarray]:
