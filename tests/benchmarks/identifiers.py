@@ -56,7 +56,7 @@ def main() -> int:
     rows = compare(lake, day, None if chosen.quick else str(REPOSITORY / "examples" / f"{chosen.name}.toml"), chosen.set)
     told = {
         "data": data,
-        "command": " ".join(["python tests/benchmarks/identifiers.py", chosen.name, *(f"--set {each}" for each in chosen.set)]),
+        "command": " ".join(["python tests/benchmarks/identifiers.py", "--quick" if chosen.quick else chosen.name, *(f"--set {each}" for each in chosen.set)]),
         "seeds": [7],
         "machine": machine(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
