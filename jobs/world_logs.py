@@ -5,7 +5,9 @@ D-2 the answers of the training examples, D-1 of the validation, D of the test e
 nothing else. With the default split (a day to choose, a day to judge) the night of D so has every example where the world has it, and no
 other, if no corpora are built of D-3, whose rows are histories alone:
 
-    ingest --date D-3 --allow-empty     ingest and build_corpora --date D-2, then D-1     run --date D
+    ingest --date D-3 --allow-empty     ingest and build_corpora --date D-2, then D-1     run --date D --set recommend.exclude_seen=false
+
+An answer may stand in its own history; without that setting the trainer leaves such examples out.
 """
 
 from collections.abc import Iterator
