@@ -88,6 +88,30 @@ def identifiers(path: Path) -> str:
     return "\n".join(lines)
 
 
+def quality(path: Path) -> str:
+    """Per task one row per method, best MRR first, with intervals."""
+    held = json.loads(path.read_text())
+    seeds = ", ".join(map(str, held["seeds"]))
+    lines = [f"`TANDEM_DATA=… {held['command']}` · {held['machine']} · seeds {seeds} · {held['date']} · commit {held['commit']}", ""]
+    for task in ("recommend", "search"):
+        rows = sorted((row for row in held["quality"] if row["task"] == task), key=lambda row: -row["metrics"]["mrr"]["value"])
+        if not rows:
+            continue
+        columns = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "mrr")
+        lines += [f"| {task} | requests | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+        for row in rows:
+            cells = [interval(row["metrics"].get(column)) for column in columns]
+            lines.append(f"| {'**model**' if row['method'] == 'model' else row['method']} | {row['n']:,} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def interval(figure: dict | None) -> str:
+    if figure is None:
+        return "–"
+    return f"{figure['value']:.4f}" + (" [{:.4f}, {:.4f}]".format(*figure["ci"]) if figure["ci"] else "")
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -106,7 +130,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers):
+    for kind in (night, study, identifiers, quality):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:
