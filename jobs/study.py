@@ -143,7 +143,7 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
 
 
 def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
-    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds"}, and what `study_joint` adds. Raises BadArgument for joint without a day."""
+    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds", "core_seconds" (of all settings, also those done earlier)}, and what `study_joint` adds. Raises BadArgument for joint without a day."""
     started = time.monotonic()
     if subject == "joint":
         if day is None:
@@ -168,4 +168,5 @@ def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str
         told = f"study {subject}, {point['side']} poor, knob {point['knob']:g}: gain {100 * mean:+.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         log.info("%s, over the same steps %+.0f %%", told, 100 * point["gain_same_steps"][0])
     log.info("study %s: %s", subject, path)
-    return {"rows": done["rows"], "path": path, "seeds": config.study.seeds, "seconds": round(time.monotonic() - started)}
+    core_seconds = round(sum(figures["seconds"] for figures in results))
+    return {"rows": done["rows"], "path": path, "seeds": config.study.seeds, "seconds": round(time.monotonic() - started), "core_seconds": core_seconds}

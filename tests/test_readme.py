@@ -45,7 +45,16 @@ def test_a_study_becomes_figures_and_a_table(tmp_path: Path, monkeypatch: pytest
     first, last = studies.headlines("h1", found)
     assert (first["figure"], first["value"], first["rival_value"]) == ("h1_gain_at_kl0", 0.6, 0.6)
     assert (last["figure"], last["value"]) == ("h1_gain_at_max_kl", 0.15) and last["ci"] == pytest.approx([0.15 - 0.6353, 0.15 + 0.6353], abs=1e-3)
-    held = {"study": "h1", "command": "c", "machine": "m", "seconds": 90, "seeds": [0, 1], "date": "d", "commit": "x", "points": studies.bare(tuple(found))}
+    held = {
+        "study": "h1",
+        "command": "c",
+        "machine": "m",
+        "core_seconds": 90,
+        "seeds": [0, 1],
+        "date": "d",
+        "commit": "x",
+        "points": studies.bare(tuple(found)),
+    }
     (tmp_path / "study_h1.json").write_text(json.dumps(held))
     table = benchmark("readme").study(tmp_path / "study_h1.json")
     assert "| recommend | 0 | +60 % [-67 %, +187 %] | +60 % [-67 %, +187 %] | +45 % [-19 %, +109 %] |" in table

@@ -53,7 +53,10 @@ def study(path: Path) -> str:
     held = json.loads(path.read_text())
     knob, axis, control = KNOBS[held["study"]]
     seeds = ", ".join(map(str, held["seeds"]))
-    lines = [f"`{held['command']}` · {held['machine']} · {held['seconds'] / 60:.0f} minutes · seeds {seeds} · {held['date']} · commit {held['commit']}", ""]
+    lines = [
+        f"`{held['command']}` · {held['machine']} · {held['core_seconds'] / 60:.0f} core-minutes · seeds {seeds} · {held['date']} · commit {held['commit']}",
+        "",
+    ]
     lines += [f"| data-poor task | {axis} | gain of joint training | over the same steps | {control} |", "|---|---|---|---|---|"]
     for point in held["points"]:
         gains = [percent(point[name]) for name in ("gain", "gain_same_steps")]

@@ -86,7 +86,7 @@ def main() -> int:
             "date": str(day),
             "commit": commit(),
         }
-        written = {**common, "study": subject, "seconds": done["seconds"], "points": [{name: bare(point[name]) for name in SAID} for point in found]}
+        written = {**common, "study": subject, "core_seconds": done["core_seconds"], "points": [{name: bare(point[name]) for name in SAID} for point in found]}
         (HERE / "results" / f"study_{subject}.json").write_text(json.dumps(written, indent=1) + "\n")
         write(headlines(subject, found), common)
         print(f"the page: {done['path']}")
