@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nights import DAGS, NIGHT, TRAINING, airflow_environment, load, python
+from scheduler import DAGS, NIGHT, TRAINING, airflow_environment, load, python
 
 from jobs.__main__ import VERBS
 from jobs.config import parse_day, parse_run_id

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nights import DAGS, NIGHT, TRAINING, airflow_environment, python
+from scheduler import DAGS, NIGHT, TRAINING, airflow_environment, python
 
 STUB = """
 import json, os, pathlib, signal, subprocess, sys, time
