@@ -143,7 +143,9 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
 
 
 def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
-    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds", "core_seconds" (of all settings, also those done earlier)}, and what `study_joint` adds. Raises BadArgument for joint without a day."""
+    """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds", "core_seconds" (of all settings, also those done earlier)},
+    and what `study_joint` adds. Raises BadArgument for joint without a day.
+    """
     started = time.monotonic()
     if subject == "joint":
         if day is None:
