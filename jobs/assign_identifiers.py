@@ -5,7 +5,9 @@ semantic: codes of the item's vectors (`identifiers.construction`, `identifiers.
 fitted on the first night, stored as artifacts/quantizers/VERSION, and frozen: items keep their codes, new items are encoded by it.
 `identifiers.retrain` fits a new one, which renames every item.
 
-An item has one name (view `joint`), or one for each task (separate, prefix_share). Under both schemes the names of the newest earlier day are carried
+Under the dual construction no code is added: items of equal codes part by their own last one (Sinkhorn repair, then the nearest free code).
+
+An item has one name (view `joint`), or one for each task (separate, prefix_share, dual). Under both schemes the names of the newest earlier day are carried
 over, also of items that left the catalogue: a name is never given twice. So after a rerun of a past day with another catalogue, rerun the days after it.
 
 Does not know: what the vectors mean, how the model reads a code.
@@ -26,7 +28,7 @@ from jobs.spark import exists, read, replace, session
 from jobs.tables import ITEM_EMBEDDINGS, ITEM_IDENTIFIERS
 from model import naming
 from model.naming import Naming
-from udfs.embed import NAMED, name
+from udfs.embed import NAMED, PARTED, name, part
 
 log = logging.getLogger("tandem")
 
@@ -49,6 +51,28 @@ def semantic(coded: DataFrame, before: DataFrame | None) -> DataFrame:
     taken = before.groupBy("view", levels_of("codes").alias("levels")).agg((F.max(F.element_at("codes", -1)) + 1).alias("free"))
     last = F.coalesce("free", F.lit(0)) + place
     return before.unionByName(coded.join(taken, ["view", "levels"], "left").select("item_id", "view", F.concat("levels", F.array(last)).alias("codes")))
+
+
+def dual(coded: DataFrame, before: DataFrame | None, folder: str) -> DataFrame:
+    """(item_id, view, codes, levels, repaired): the identifiers `before`, and the new items `coded` (rows of NAMED) with last codes that no other item has.
+
+    Only items that share all codes but the last with a colliding one are looked at together. levels, repaired: codes before and after the official
+    repair, null for the items of `before`.
+    """
+    rows = coded
+    if before is not None:
+        rows = coded.unionByName(before.select("item_id", "view", F.col("codes").alias("levels"), F.lit(None).cast("array<float>").alias("rest")))
+    of_prefix = Window.partitionBy("view", levels_of("levels"))
+    rows = rows.withColumn("clash", F.count("*").over(Window.partitionBy("view", "levels")) > 1).withColumn("clash", F.max("clash").over(of_prefix))
+    new = F.col("rest").isNotNull()
+    known, free, busy = rows.where(~new), rows.where(new & ~F.col("clash")), rows.where("clash")
+    parted = busy.withColumn("prefix", levels_of("levels").cast("string")).groupBy("view", "prefix").applyInPandas(part(folder), PARTED)
+    either = free.select("item_id", "view", F.col("levels").alias("codes"), F.col("levels").alias("repaired")).unionByName(parted)
+    named = either.join(coded.select("item_id", "view", "levels"), ["item_id", "view"])
+    if before is None:
+        return named
+    none = F.lit(None).cast("array<int>")
+    return named.unionByName(known.select("item_id", "view", F.col("levels").alias("codes"), none.alias("levels"), none.alias("repaired")))
 
 
 def levels_of(codes: str) -> Column:
@@ -86,7 +110,8 @@ def promises(config: Config, embeddings: DataFrame) -> dict:
         if view not in made:
             raise MissingInput(f"item_embeddings has no view {view!r}, which identifiers.construction = {settings.construction!r} takes: run embed_items")
     frozen = {f"{view}_encoder": made[view] for view in views if view != "behaviour"}
-    told = settings.model_dump(include={"construction", "text_side", "quantizer", "levels", "codes"})
+    of_dual = {"sinkhorn", "every_level", "epochs"} if settings.construction == "dual" else set()
+    told = settings.model_dump(include={"construction", "text_side", "quantizer", "levels", "codes"} | of_dual)
     return told | {"shared_levels": settings.shared} | frozen
 
 
@@ -117,8 +142,17 @@ def measure(named: DataFrame, held: Naming | None) -> list[Check]:
         return checks
     for view in sorted(row.view for row in named.select("view").distinct().collect()):  # one or two
         prefix = "" if view == naming.JOINT else f"{view}."
-        checks += code_use(named.where(F.col("view") == view), held.level_sizes(view), prefix)
+        of_view = named.where(F.col("view") == view)
+        checks += code_use(of_view, held.level_sizes(view), prefix) if held.settings["construction"] != "dual" else parted_use(of_view, held, prefix)
     return checks
+
+
+def parted_use(named: DataFrame, held: Naming, prefix: str) -> list[Check]:
+    """Of dual: (items - distinct identifiers) / items of the items named tonight, before and after the official repair, and the codes' use."""
+    new, before, after = named.where("levels IS NOT NULL").agg(F.count("*"), F.countDistinct("levels"), F.countDistinct("repaired")).first()
+    shares = {"collisions_before_repair": before, "collisions_after_repair": after}
+    told = [Check(f"{prefix}{name}", "info", (new - distinct) / max(1, new), None, True) for name, distinct in shares.items()]
+    return told + levels_use(named.select("codes"), held.level_sizes(prefix.rstrip(".")), prefix)
 
 
 def code_use(named: DataFrame, level_sizes: list[int], prefix: str) -> list[Check]:
@@ -129,7 +163,13 @@ def code_use(named: DataFrame, level_sizes: list[int], prefix: str) -> list[Chec
         Check(f"{prefix}share_colliding_before_last_code", "info", shared / total, None, True),
         Check(f"{prefix}largest_collision", "info", float(largest), None, True),
     ]
-    use = named.select(F.posexplode(levels_of("codes")).alias("level", "code")).groupBy("level", "code").agg(F.count("*").alias("n"))
+    return checks + levels_use(named.select(levels_of("codes").alias("codes")), level_sizes, prefix)
+
+
+def levels_use(named: DataFrame, level_sizes: list[int], prefix: str) -> list[Check]:
+    total = named.count()
+    use = named.select(F.posexplode("codes").alias("level", "code")).groupBy("level", "code").agg(F.count("*").alias("n"))
+    checks = []
     entropy = F.lit(float(np.log(total))) - F.sum(F.col("n") * F.log("n")) / total
     for row in use.groupBy("level").agg(F.count("*").alias("used"), F.exp(entropy).alias("perplexity")).orderBy("level").collect():  # a row per level
         checks.append(Check(f"{prefix}level_{row.level + 1}_share_of_codes_used", "info", row.used / level_sizes[row.level], None, True))
@@ -138,7 +178,7 @@ def code_use(named: DataFrame, level_sizes: list[int], prefix: str) -> list[Chec
 
 
 def assign(spark: SparkSession, config: Config, day: date, embeddings: DataFrame) -> tuple[DataFrame, str, Naming | None]:
-    """(item_id, view, codes), the version that gave them, and the naming of the semantic scheme."""
+    """(item_id, view, codes, and what the checks need), the version that gave them, and the naming of the semantic scheme."""
     settings = config.identifiers
     before = None
     if exists(spark, config, ITEM_IDENTIFIERS) and not (settings.scheme == "semantic" and settings.retrain):
@@ -156,8 +196,12 @@ def assign(spark: SparkSession, config: Config, day: date, embeddings: DataFrame
         held = frozen_naming(config, before.first()["version"], told)
     new = embeddings if known is None else embeddings.join(known, "item_id", "left_anti")
     vectors = side_by_side(new, naming.inputs(settings.construction, settings.text_side), frozen=known is not None)
-    coded = vectors.mapInPandas(name(str(artifact_folder(config, "quantizers", held.version))), NAMED)
-    return semantic(coded, known), held.version, held
+    folder = str(artifact_folder(config, "quantizers", held.version))
+    coded = vectors.mapInPandas(name(folder), NAMED)
+    if settings.construction == "dual":
+        coded = coded.localCheckpoint()  # the network runs once, not once for each branch that follows
+        return dual(coded, known, folder), held.version, held
+    return semantic(coded.drop("rest"), known), held.version, held
 
 
 def run(config: Config, day: date, run_id: str) -> dict:
@@ -168,7 +212,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
     try:
         record(spark, config, "assign_identifiers", day, measure(named, held), run_id)
         about = {"scheme": F.lit(scheme), "version": F.lit(version), "ds": F.lit(day)}
-        done = replace(spark, config, ITEM_IDENTIFIERS, day, named.withColumns(about), run_id, scheme=scheme)
+        done = replace(spark, config, ITEM_IDENTIFIERS, day, named.select("item_id", "view", "codes").withColumns(about), run_id, scheme=scheme)
     finally:
         named.unpersist()
     log.info("item identifiers %s: %d, by %s", day, done["rows"], version)

@@ -22,7 +22,7 @@ from jobs.errors import BadArgument
 RECIPES = Literal["bridge"]
 TASKS = Literal["recommend", "search"]
 BASELINES = Literal["popularity", "itemknn", "als", "bm25", "bm25_popularity", "biencoder"]
-CONSTRUCTIONS = Literal["content", "search", "rec", "multi_task", "fused_concat", "fused_svd", "separate", "prefix_share"]
+CONSTRUCTIONS = Literal["content", "search", "rec", "multi_task", "fused_concat", "fused_svd", "separate", "prefix_share", "dual"]
 
 
 class Section(BaseModel):
@@ -141,31 +141,39 @@ class Identifiers(Section):
     scheme: Literal["atomic", "semantic"] = Field(default="atomic", description="one token per item, or several codes per item")
     construction: CONSTRUCTIONS = Field(
         default="fused_concat",
-        description="content, search, rec or multi_task: one vector; fused_concat, fused_svd: one of two; separate, prefix_share: a name per task",
+        description="content, search, rec or multi_task: one vector; fused_concat, fused_svd: one of two; separate, prefix_share, dual: a name per task",
     )
     text_side: Literal["text", "search"] = Field(default="text", description="what stands beside behaviour: text, or the vector tuned on search clicks")
     quantizer: Literal["residual_kmeans", "rq_vae", "product"] = "residual_kmeans"
     levels: int = Field(default=3, ge=1, le=8, description="code levels before the one that parts colliding items")
-    shared_levels: int = Field(default=1, ge=1, le=7, description="the first of them are the same for both tasks under prefix_share")
+    shared_levels: int = Field(default=1, ge=0, le=7, description="the first of them are the same for both tasks under prefix_share and dual")
     codes: int = Field(default=256, ge=2, le=65536, description="codes per level")
+    epochs: int = Field(default=200, ge=1, description="dual: passes over the items")
+    sinkhorn: float = Field(default=0.003, ge=0, description="dual: entropy of the balancing of a task's last level, in training and repair; 0 is off")
+    every_level: bool = Field(default=False, description="dual: each level's commitment moves the encoders, not the first one's alone")
     retrain: bool = Field(default=False, description="fit the quantizer anew, which renames every item")
     seed: int = 7
 
     @model_validator(mode="after")
-    def some_levels_are_not_shared(self) -> "Identifiers":
+    def makes_sense(self) -> "Identifiers":
         if self.shared >= self.levels:
             raise ValueError(f"shared_levels = {self.shared_levels} leaves none of {self.levels} levels to each task: expected fewer than levels")
+        if self.construction == "prefix_share" and not self.shared_levels:
+            raise ValueError("shared_levels = 0 under prefix_share: expected at least 1 (the construction without is separate)")
+        if self.construction == "dual" and self.quantizer != "rq_vae":
+            raise ValueError(f"quantizer = {self.quantizer!r} under the dual construction: expected 'rq_vae'")
         return self
 
     @property
     def shared(self) -> int:
         """First levels of which the tasks' names share the tokens, where an item has two names."""
-        return self.shared_levels if (self.scheme, self.construction) == ("semantic", "prefix_share") else 0
+        return self.shared_levels if self.scheme == "semantic" and self.construction in ("prefix_share", "dual") else 0
 
     @property
     def views(self) -> tuple[str, ...]:
         """The names of an item: one, or one per task."""
-        return ("recommend", "search") if self.construction == "separate" or self.shared else ("joint",)
+        per_task = self.construction == "separate" or (self.scheme == "semantic" and self.construction in ("prefix_share", "dual"))
+        return ("recommend", "search") if per_task else ("joint",)
 
 
 class Train(Section):

@@ -10,7 +10,7 @@ same codes; whoever names items by them adds one more code that parts them.
 numpy alone, but for fitting (faiss, torch). Knows no item, no table, no Spark.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +76,19 @@ def encode(quantizer: Quantizer, vectors: np.ndarray) -> np.ndarray:
     """int32 [n, levels]; raises ValueError for vectors of another dimension."""
     if vectors.ndim != 2 or vectors.shape[1] != quantizer.width:
         raise ValueError(f"vectors of shape {vectors.shape}: expected [n, {quantizer.width}], what the quantizer was fitted on")
-    residual, found = through(quantizer.encoder, vectors), []
-    for level, codebook in enumerate(quantizer.codebooks):
-        if quantizer.kind == "product":
-            found.append(nearest(residual[:, level :: len(quantizer.codebooks)], codebook))
-        else:
-            found.append(nearest(residual, codebook))
-            residual = residual - codebook[found[-1]]
-    return np.stack(found, axis=1).astype(np.int32)
+    hidden, books = through(quantizer.encoder, vectors), quantizer.codebooks
+    if quantizer.kind == "product":
+        return np.stack([nearest(hidden[:, level :: len(books)], book) for level, book in enumerate(books)], axis=1).astype(np.int32)
+    return descend(books, hidden)[0]
+
+
+def descend(codebooks: Sequence[np.ndarray], residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """residual: float [n, dim] → the nearest codes level by level, int32 [n, levels], and what they leave over [n, dim]."""
+    codes = np.zeros((len(residual), len(codebooks)), np.int32)
+    for level, codebook in enumerate(codebooks):
+        codes[:, level] = nearest(residual, codebook)
+        residual = residual - codebook[codes[:, level]]
+    return codes, residual
 
 
 def decode(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:

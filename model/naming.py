@@ -9,9 +9,11 @@ fused_concat   text side and behaviour    one, of both end to end
 fused_svd      the same                   one, of their sum
 separate       the same                   one per task: search by the text side, recommend by behaviour; no code in common
 prefix_share   the same                   one per task: first codes of both end to end, then codes of what these leave of the task's own side
+dual           the same                   the same of one RQ-VAE of both sides, its codebooks trained together (GenSAR, arXiv 2504.05730)
 
-A `Naming` is fitted once and frozen with all that it needs; codes of one identifier need not be unique (see `model.identifiers`). The text side is
-the untuned text or the search-tuned vector. numpy alone, but for fitting. Knows no item, no table, no Spark.
+A `Naming` is fitted once and frozen with all that it needs; codes of one identifier need not be unique (see `model.identifiers`; those of dual are
+parted by their own last code, see `model.collisions`). The text side is the untuned text or the search-tuned vector. numpy alone, but for fitting.
+Knows no item, no table, no Spark.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import identifiers
+from model import collisions, identifiers
 from model.encoders import content_hash, read_folder, unit, write_folder
 from model.fusion import added, concatenated, principal_axes
 from model.identifiers import Quantizer
@@ -66,6 +68,12 @@ def fit(
     settings = {**told, "codes": codes, "seed": seed, **settings}
     first, second = sides(vectors, construction, text_side)
     axes = principal_axes(first, second) if construction == "fused_svd" else np.zeros((0, 0), np.float32)
+    if construction == "dual":
+        from model import rqvae
+
+        plan = rqvae.Plan(rqvae.PUBLISHED, sinkhorn=settings["sinkhorn"], every_level=settings["every_level"])
+        tasks = {"search": unit(first), "recommend": unit(second)}
+        return Naming(settings, rqvae.fit_sides(tasks, shared_levels, levels - shared_levels, codes, seed, plan, settings["epochs"]), axes)
     if construction == "prefix_share":
         shared = identifiers.fit(quantizer, concatenated(first, second), shared_levels, codes, seed)
         left, _ = sides_left(shared, first, second)
@@ -79,6 +87,8 @@ def encode(naming: Naming, vectors: Vectors) -> dict[str, np.ndarray]:
     """Identifier (`joint`, or each task's) → codes int32 [n, levels]. Raises ValueError for vectors of another dimension."""
     construction, text_side = naming.settings["construction"], naming.settings["text_side"]
     first, second = sides(vectors, construction, text_side)
+    if construction == "dual":
+        return {task: codes for task, (codes, _) in descended(naming, first, second).items()}
     if construction == "prefix_share":
         left, codes = sides_left(naming.quantizers["shared"], first, second)
         return {task: np.concatenate([codes, identifiers.encode(naming.quantizers[task], left[task])], axis=1) for task in PER_TASK}
@@ -98,6 +108,36 @@ def fused(construction: str, first: np.ndarray, second: np.ndarray | None, axes:
     if construction == "separate":
         return {"recommend": unit(second), "search": unit(first)}
     return {JOINT: added(first, second, axes) if construction == "fused_svd" else concatenated(first, second)}
+
+
+def descended(naming: Naming, first: np.ndarray, second: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of dual: task → codes int32 [n, levels], and what all but the last of them leave over, float64 [n, latent]."""
+    held = naming.quantizers
+    hidden = {"search": identifiers.through(held["search"].encoder, unit(first)), "recommend": identifiers.through(held["recommend"].encoder, unit(second))}
+    books = held["shared"].codebooks if "shared" in held else ()  # no shared levels, no arrays
+    shared, left = identifiers.descend(books, np.concatenate(list(hidden.values()), axis=1))
+    made = {}
+    for task, rest in zip(hidden, np.split(left, len(hidden), axis=1), strict=True):
+        *before, final = held[task].codebooks
+        codes, rest = identifiers.descend(before, rest)
+        made[task] = (np.concatenate([shared, codes, identifiers.descend([final], rest)[0]], axis=1), rest)
+    return made
+
+
+def rest(naming: Naming, vectors: Vectors) -> dict[str, np.ndarray]:
+    """Of dual: task → float32 [n, latent], by which `part` tells items of equal codes apart."""
+    found = descended(naming, *sides(vectors, "dual", naming.settings["text_side"]))
+    return {task: left.astype(np.float32) for task, (_, left) in found.items()}
+
+
+def part(naming: Naming, task: str, rest: np.ndarray, last: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of dual, and of items that share all codes but the last: their last codes after the official repair, and after it with no two alike.
+
+    rest: float [n, latent]. last: int [n]. taken: last codes that other items have already. Rows in the order of their claim.
+    """
+    distances = collisions.squared_distances(rest, naming.quantizers[task].codebooks[-1])
+    repaired = collisions.repaired(distances, last, naming.settings["sinkhorn"])
+    return repaired, collisions.parted(distances, repaired, taken.tolist())
 
 
 def sides_left(shared: Quantizer, first: np.ndarray, second: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

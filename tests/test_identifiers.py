@@ -146,6 +146,27 @@ def test_a_name_per_task_is_kept_from_night_to_night(spark, config):
     assert checks["search.largest_collision"] == max(groups.count(group) for group in groups) and "recommend.level_2_perplexity" in checks
 
 
+def test_dual_names_are_unique_without_a_code_more_and_kept(spark, config):
+    setting = chosen(config, scheme="semantic", construction="dual", quantizer="rq_vae", levels=3, shared_levels=1, codes=4, epochs=20)
+    days = [DAY + timedelta(days=n) for n in range(2)]
+    embedded(spark, config, days[0], range(0, 50))
+    embedded(spark, config, days[1], range(10, 60))
+    named = []
+    for day in days:
+        job.run(setting, day, "first")
+        rows = read(spark, config, ITEM_IDENTIFIERS, at=day).where("scheme = 'semantic'").collect()
+        named.append({(r.item_id, r.view): tuple(r.codes) for r in rows})
+        for view in ("recommend", "search"):
+            of_view = [codes for (_, v), codes in named[-1].items() if v == view]
+            assert len(of_view) == len(set(of_view)) == 50 + 10 * len(named) - 10 and {len(codes) for codes in of_view} == {3}
+    assert named[0].items() <= named[1].items()
+    assert all(named[1][item, "recommend"][:1] == named[1][item, "search"][:1] for item, _ in named[1])
+    assert job.run(setting, days[1], "again")["written"] == {"item_identifiers": 0}
+    checks = {r.check: r.value for r in read(spark, config, CHECKS, at=days[0]).where("step = 'assign_identifiers'").collect()}
+    # 50 items, 5 texts: few codes before the repair, which parts items of equal codes as far as 4 last codes can.
+    assert checks["search.collisions_before_repair"] > 0.8 > checks["search.collisions_after_repair"] and checks["one_item_per_identifier"] == 0
+
+
 def test_a_token_per_task_under_the_atomic_scheme(spark, config):
     items = spark.createDataFrame([("b", "text"), ("a", "text"), ("a", "behaviour")], "item_id STRING, view STRING")
     named, version, _ = job.assign(spark, chosen(config, construction="separate"), DAY, items)

@@ -141,3 +141,48 @@ def test_product_codes_are_independent_of_each_other() -> None:
     assert all(len(set(zip(codes[:, level], vectors[:, level], strict=True))) == 3 for level in (0, 1))
     with pytest.raises(ValueError, match="at most one for each of the 2 dimensions"):
         identifiers.fit("product", vectors, levels=3, codes=3, seed=0)
+
+
+def dual(shared_levels: int = 1, vectors: dict[str, np.ndarray] | None = None) -> naming.Naming:
+    told = {"sinkhorn": 0.003, "every_level": False, "epochs": 60}
+    return naming.fit(vectors or world(), "dual", "text", "rq_vae", levels=2 + shared_levels, shared_levels=shared_levels, codes=8, seed=3, **told)
+
+
+@pytest.mark.parametrize("shared_levels", [0, 1])
+def test_dual_names_share_a_prefix_and_are_frozen(tmp_path, shared_levels: int) -> None:
+    held = dual(shared_levels)
+    codes = naming.encode(held, world())
+    assert codes.keys() == {"recommend", "search"} and all(of_view.shape == (240, 2 + shared_levels) for of_view in codes.values())
+    assert np.array_equal(codes["recommend"][:, :shared_levels], codes["search"][:, :shared_levels])
+    assert held.level_sizes("search") == [8] * (2 + shared_levels)
+    naming.save(held, tmp_path / "naming")
+    loaded = naming.load(tmp_path / "naming")
+    assert loaded.version == held.version == dual(shared_levels).version
+    alone = [naming.encode(loaded, {view: x[i : i + 1] for view, x in world().items()}) for i in range(0, 240, 40)]
+    assert all(np.array_equal(found[view][0], codes[view][40 * n]) for n, found in enumerate(alone) for view in codes)
+
+
+def test_dual_sides_say_what_their_vectors_say() -> None:
+    """Items of one cluster share search codes by text and recommend codes by behaviour; the sides cluster differently."""
+    rng = np.random.default_rng(0)
+    text, behaviour = np.arange(240) % 4, np.arange(240) // 60
+    vectors = {
+        "text": (rng.normal(size=(4, 6))[text] + 0.05 * rng.normal(size=(240, 6))).astype(np.float32),
+        "behaviour": (rng.normal(size=(4, 4))[behaviour] + 0.05 * rng.normal(size=(240, 4))).astype(np.float32),
+    }
+    codes = naming.encode(dual(0, vectors), vectors)
+    for of_view, own, other in ((codes["search"], text, behaviour), (codes["recommend"], behaviour, text)):
+        purity = [sum(np.bincount(truth[of_view[:, 0] == code]).max() for code in np.unique(of_view[:, 0])) / 240 for truth in (own, other)]
+        assert purity[0] > 0.8 and purity[1] < 0.55
+
+
+def test_parted_codes_are_the_codes_where_nothing_collides() -> None:
+    held = dual()
+    codes, rest = naming.encode(held, world()), naming.rest(held, world())
+    for view in codes:
+        rows = np.arange(3)
+        last = np.array([0, 1, 2])
+        repaired, after = naming.part(held, view, rest[view][rows], last, np.array([5]))
+        assert repaired.tolist() == after.tolist() == [0, 1, 2]
+        _, after = naming.part(held, view, rest[view][rows], codes[view][rows, -1].astype(np.int64), codes[view][rows, -1])
+        assert len(set(after.tolist())) == 3 and not set(after.tolist()) & set(codes[view][rows, -1].tolist())

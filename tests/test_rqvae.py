@@ -1,6 +1,7 @@
 """The RQ-VAE against the official module's numbers, and against what a code says."""
 
 import numpy as np
+import pytest
 import torch
 
 from model import identifiers, rqvae
@@ -11,18 +12,38 @@ def book(number: int, dim: int) -> torch.Tensor:
     return torch.cos((1 + 11 * number + 5 * k + 2 * j).float()) / (1 + 0.5 * number)
 
 
-def test_the_official_modules_codes_and_loss() -> None:
-    """GenSAR's residual quantizer on inputs of ours (reference gensar 6.3, without Sinkhorn): two shared levels, then two of each half."""
+@pytest.mark.parametrize(
+    ("epsilon", "loss", "of_first", "of_second"),
+    [
+        (0.0, 0.546854, ["0120", "0111", "0111", "0114", "3443", "3443"], ["0110", "0104", "0103", "0102", "3443", "3423"]),
+        (0.003, 0.554806, ["0120", "0111", "0110", "0114", "3442", "3443"], ["0110", "0104", "0103", "0102", "3441", "3421"]),
+    ],
+)
+def test_the_official_modules_codes_and_loss(epsilon: float, loss: float, of_first: list[str], of_second: list[str]) -> None:
+    """GenSAR's residual quantizer on inputs of ours (reference gensar 6.3): two shared levels, then two of each half."""
     i, j = torch.meshgrid(torch.arange(6), torch.arange(8), indexing="ij")
     x = torch.sin((1 + 7 * i + 3 * j).float())
-    shared, total, left, losses = rqvae.descend(x, [book(0, 8), book(1, 8)])
-    of_first = rqvae.descend(left[:, :4], [book(2, 4), book(3, 4)])
-    of_second = rqvae.descend(left[:, 4:], [book(4, 4), book(5, 4)])
-    names = [["".join(map(str, row)) for row in torch.cat([shared, own[0]], dim=1).tolist()] for own in (of_first, of_second)]
-    assert names == [["0120", "0111", "0111", "0114", "3443", "3443"], ["0110", "0104", "0103", "0102", "3443", "3423"]]
-    assert abs(float(torch.cat([losses, of_first[3], of_second[3]]).mean()) - 0.546854) < 1e-6
-    np.testing.assert_allclose((total[:, :4] + of_first[1])[0], [0.010794, -0.833888, 0.683246, 0.265226], atol=1e-6)
-    np.testing.assert_allclose((total[:, 4:] + of_second[1])[0], [0.315104, -0.210612, -0.139813, 0.326978], atol=1e-6)
+    own = [[book(2, 4), book(3, 4)], [book(4, 4), book(5, 4)]]
+    codes, totals, losses = rqvae.descend_sides([x[:, :4], x[:, 4:]], [book(0, 8), book(1, 8)], own, epsilon)
+    names = [["".join(map(str, row)) for row in side.tolist()] for side in codes]
+    assert names == [of_first, of_second]
+    assert abs(float(losses.mean()) - loss) < 1e-6
+    np.testing.assert_allclose(totals[0][0], [0.010794, -0.833888, 0.683246, 0.265226], atol=1e-6)
+    np.testing.assert_allclose(totals[1][0], [0.315104, -0.210612, -0.139813, 0.326978], atol=1e-6)
+
+
+def test_the_published_sizes_have_the_official_number_of_parameters() -> None:
+    first = [torch.randn(600, dim) for dim in (256, 32)]
+    net = rqvae.network(first, 2, 2, 256, 0, rqvae.Plan(rqvae.PUBLISHED))
+    assert sum(p.numel() for p in net.parameters) == 1_060_960  # reference gensar 6.3, oracle 3
+
+
+def test_every_level_moves_the_encoder_where_asked() -> None:
+    books = [torch.zeros(1, 2), torch.full((1, 2), 0.5)]
+    for every_level in (False, True):
+        hidden = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        rqvae.descend(hidden, books, every_level=every_level)[3][1].backward()
+        assert bool(hidden.grad.any()) == every_level
 
 
 def test_only_the_first_level_moves_the_encoder() -> None:
