@@ -33,11 +33,11 @@ VERBS = {
     "run": "the whole night, from ingest to report",
     "demo": "simulate a small warehouse, run its nights, show what came out",
     "rollback": "serve the release before the served one (one row in releases)",
-    "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint) → studies",
+    "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint, gensar) → studies",
     "doctor": "what this machine has and lacks",
 }
 DATELESS = {"demo", "doctor", "study"}
-SUBJECTS = {"study": ("h1", "h2", "cap", "joint")}  # verbs that need one more word
+SUBJECTS = {"study": ("h1", "h2", "cap", "joint", "gensar")}  # verbs that need one more word
 FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",)}
 
 EXIT_CODES = (
@@ -60,7 +60,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     made.add_argument("verb", metavar="VERB", help="one of the verbs above")
-    made.add_argument("subject", metavar="SUBJECT", nargs="?", help="study: h1, h2, cap or joint")
+    made.add_argument("subject", metavar="SUBJECT", nargs="?", help="study: h1, h2, cap, joint or gensar")
     made.add_argument("--date", metavar="YYYY-MM-DD", help="the data day, UTC")
     made.add_argument("--config", metavar="FILE", help="TOML file; else $TANDEM_CONFIG, else the defaults")
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key: section.key=value")

@@ -1,6 +1,6 @@
 """The one configuration: typed, frozen, validated.     Light: no Spark, no torch.
 
-Precedence: defaults < the file (`--config FILE`, else $TANDEM_CONFIG) < `--set section.key=value`. Nothing else.
+Precedence: defaults < the recipe's own settings (`model.recipes`) < the file (`--config FILE`, else $TANDEM_CONFIG) < `--set section.key=value`.
 The defaults run the simulated warehouse on a laptop. `python -m jobs.config` prints every key with its meaning;
 `examples/tandem.toml` is that text.
 """
@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jobs.errors import BadArgument
+from model.recipes import RECIPES, SERVED
 
-RECIPES = Literal["bridge"]
-TASKS = Literal["recommend", "search"]
+RECIPE_NAMES = Literal["bridge", "gensar"]
+TASKS = Literal["recommend", "search", "next_query", "pseudo_search", "text_to_item", "item_to_text"]
 BASELINES = Literal["popularity", "itemknn", "als", "bm25", "bm25_popularity", "biencoder"]
 CONSTRUCTIONS = Literal["content", "search", "rec", "multi_task", "fused_concat", "fused_svd", "separate", "prefix_share", "dual"]
 
@@ -177,11 +178,13 @@ class Identifiers(Section):
 
 
 class Train(Section):
-    recipe: RECIPES = "bridge"
-    tasks: tuple[TASKS, ...] = Field(default=("recommend", "search"), description="one task alone gives the single-task models of the studies")
-    mixing: Literal["proportional", "balanced"] | Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+    recipe: RECIPE_NAMES = Field(default="bridge", description="bridge, or gensar, whose own settings (README) stand before these defaults")
+    tasks: tuple[TASKS, ...] = Field(
+        default=("recommend", "search"), min_length=1, description="bridge: these; one alone gives the single-task models. gensar: all six"
+    )
+    mixing: Literal["proportional", "balanced"] | Annotated[float, Field(ge=1, allow_inf_nan=False)] | dict[TASKS, Annotated[float, Field(ge=0)]] = Field(
         default="proportional",
-        description="shares of the tasks in an epoch: proportional, balanced, or between them a temperature t: examples to the power 1/t",
+        description="shares of the tasks in an epoch: proportional, balanced, a temperature t (examples to the power 1/t), or weights by task",
     )
     max_per_item: dict[TASKS, Annotated[int, Field(ge=1)]] = Field(
         default={}, description="training examples per target item, at most, of each task named, e.g. { search = 50 }"
@@ -202,6 +205,10 @@ class Train(Section):
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins at the mean vector of the items that carry it, or at random")
     text_vocabulary: int = Field(default=8000, ge=300, description="size of the tokenizer trained on the corpora's text")
     max_query_tokens: int = Field(default=32, ge=2)
+    max_text_tokens: int = Field(default=48, ge=2, description="of an item's text, in the tasks on texts")
+    pseudo_queries: PathText = Field(default="terms", description="terms (words of the item's text), or the path or hub name of a doc2query model")
+    history_per_behaviour: int = Field(default=5, ge=1, description="gensar: actions that a prompt shows, on and off the search surface each")
+    behaviour_tokens: bool = Field(default=True, description="gensar: marks of behaviour in histories and answers")
     history_in_search: float = Field(
         default=0.0, ge=0, le=1, description="share of search prompts that show the user's history; above 0 for search.personalised"
     )
@@ -213,6 +220,15 @@ class Train(Section):
         default=("{python}", "-m", "model.train", "{spec}"),
         description="command that trains, e.g. torchrun --nproc-per-node 8 -m model.train {spec}",
     )
+
+    @model_validator(mode="after")
+    def of_the_recipe(self) -> "Train":
+        unknown = [task for task in self.tasks if task not in RECIPES[self.recipe].tasks]
+        if unknown:
+            raise ValueError(f"tasks: {', '.join(unknown)} not of recipe {self.recipe}: allowed are {', '.join(RECIPES[self.recipe].tasks)}")
+        if not set(self.tasks) & set(SERVED):
+            raise ValueError(f"tasks: found {', '.join(self.tasks)} alone, expected one that is served: {', '.join(SERVED)}")
+        return self
 
 
 class Evaluate(Section):
@@ -257,6 +273,7 @@ class Study(Section):
     caps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="joint: also models that see at most so many examples per item of the added task, e.g. [5, 50]"
     )
+    variants: tuple[str, ...] = Field(default=(), description="gensar: which of its variants stand beside the whole model, all for none named")
     points: Literal["all", "ends"] = Field(default="all", description="every setting of the knob, or its two ends")
     workers: int | None = Field(default=None, ge=1, description="settings trained side by side, one thread each; none is one per core")
 
@@ -292,7 +309,7 @@ class Config(Section):
 
 
 def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read defaults < file < overrides (`section.key=value`, the value as TOML or bare text).
+    """Read defaults < recipe < file < overrides (`section.key=value`, the value as TOML or bare text).
 
     Raises BadArgument naming the key, the value found, what is allowed, and the file or `--set` that holds it.
     """
@@ -319,9 +336,19 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
         node[keys[-1]] = parse_value(text)
         origin[tuple(keys)] = f"--set {override}"
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(with_recipe(values))
     except ValidationError as error:
         raise BadArgument("\n".join(explain(detail, values, origin, path) for detail in error.errors())) from error
+
+
+def with_recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, behind those that the recipe brings."""
+    train = values.get("train")
+    name = train.get("recipe") if isinstance(train, dict) else None
+    if name not in RECIPES:  # the default, or one that validation refuses
+        return values
+    sections = RECIPES[name].settings
+    return values | {section: own | values.get(section, {}) for section, own in sections.items() if isinstance(values.get(section, {}), dict)}
 
 
 def parse_value(text: str) -> Any:

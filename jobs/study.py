@@ -4,6 +4,7 @@
     h2    joint training places items better: gain against pair redundancy, either task data-poor
     cap   how many search examples per item it takes to help recommendation
     joint the same question on one's own logs: `study_joint`
+    gensar what each part of gensar brings, on one's own logs: `study_gensar`
 
 (Penha et al. 2024.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. A setting that is done is kept in a file of its own
 below `<lake.root>/artifacts/.work/study/`: killed and started again, the study goes on. Knows which settings are asked for and what their
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from jobs import study_joint, study_page
+from jobs import study_gensar, study_joint, study_page
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.report import put
@@ -45,6 +46,8 @@ SIZES = {
 }
 KNOBS = {"h1": (0.0, 0.1, 0.25, 0.5, 1.0, math.inf), "h2": (0.0, 0.25, 0.5, 0.75, 1.0), "cap": (1.0, 2.0, 5.0, 10.0, math.inf)}
 CAP_ALIGNMENT = 0.75
+
+ON_LOGS = {"joint": study_joint.run, "gensar": study_gensar.run}
 
 Figures = dict[str, float]
 
@@ -144,13 +147,13 @@ def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[
 
 def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str, Any]:
     """Returns {"rows": rows of studies, "path": the page, "seeds", "seconds", "core_seconds" (of all settings, also those done earlier)},
-    and what `study_joint` adds. Raises BadArgument for joint without a day.
+    and what a study on logs adds. Raises BadArgument for one of these without a day.
     """
     started = time.monotonic()
-    if subject == "joint":
+    if subject in ON_LOGS:
         if day is None:
-            raise BadArgument("study joint needs --date YYYY-MM-DD, the day whose corpora it reads")
-        return study_joint.run(config, day, run_id, interval) | {"seconds": round(time.monotonic() - started)}
+            raise BadArgument(f"study {subject} needs --date YYYY-MM-DD, the day whose corpora it reads")
+        return ON_LOGS[subject](config, day, run_id, interval) | {"seconds": round(time.monotonic() - started)}
     day = day or datetime.now(UTC).date()
     settings = settings_of(subject, config)
     results = trained(config, settings)

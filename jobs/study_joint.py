@@ -103,9 +103,9 @@ def variants(config: Config, weights: dict[str, float], seed: int) -> dict[str, 
     return {name: config.model_copy(update={"train": train_.model_copy(update=changes)}) for name, changes in patient.items()}
 
 
-def trained(spark: SparkSession, config: Config, day: date, pinned: dict[str, int], written: dict[str, int]) -> Row:
-    """The variant's model, trained now or earlier, as a row that `evaluate` takes for one of `models`."""
-    spec = train.specification(config, day, pinned, written, None)
+def trained(spark: SparkSession, config: Config, day: date, pinned: dict[str, int], written: dict[str, int], identifiers: str | None = None) -> Row:
+    """The variant's model, trained now or earlier, as a row that `evaluate` takes for one of `models`. identifiers: a table of the variant's own."""
+    spec = train.specification(config, day, pinned, written, None, identifiers)
     artifact = f"artifacts/.work/study/{spec['model_version']}"
     spec |= {"output": f"{config.lake.root.rstrip('/')}/{artifact}", "work": f"{config.lake.root.rstrip('/')}/{artifact}.work"}
     if not Path(spec["output"], "manifest.json").exists():

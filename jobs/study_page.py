@@ -172,3 +172,45 @@ def joint(day: date, points: dict[tuple[str, str, str], Interval], per_seed: lis
 
 def named(method: str) -> str:
     return "joint" if method == "model" else method.partition("_")[2].replace("_", " ")
+
+
+def gensar(day: date, reached: dict[tuple[str, str], Interval], gains: dict[tuple[str, str], Interval], seeds: int, stated: tuple[int, int]) -> str:
+    """reached: (task, variant) → NDCG@10. gains: (task, variant) → gain of the whole model, a share. stated: signs as the paper has them, of how many."""
+    tasks, names = ("recommend", "search"), list(dict.fromkeys(name for _, name in reached))
+    parts = [
+        "<h2>What does each part of gensar bring here?</h2>",
+        f"<p><strong>{stated[0]} of {stated[1]} signs are as the paper states them</strong>: the whole model above the one without the part, above either "
+        "identifier alone, and above each task alone.</p>",
+        trade_off(reached),
+    ]
+    rows = []
+    for name in sorted(names, key=lambda name: name != "model"):
+        held = [f"{reached[task, name][0]:.4f}" if (task, name) in reached else "–" for task in tasks]
+        rows.append([whole_or(name), *held, *(percent(gains[task, name]) if (task, name) in gains else "–" for task in tasks)])
+    parts.append(table(["variant", "recommend NDCG@10", "search NDCG@10", "whole over it, recommend", "whole over it, search"], rows))
+    parts.append(
+        f"<p class=\"quiet\">Whole catalogue, the day's test examples; mean of {seeds} seed(s), 95 % interval of the gain by Student's t over seeds. "
+        "Every variant was trained for the same epochs.</p>"
+    )
+    return whole(day, parts)
+
+
+def trade_off(reached: dict[tuple[str, str], Interval]) -> str:
+    """Both tasks' NDCG@10 of each model that serves both; dashed, what a model for one task alone reaches."""
+    figure, axes = canvas(3.4)
+    both = {name: (reached["recommend", name][0], at[0]) for (task, name), at in reached.items() if task == "search" and ("recommend", name) in reached}
+    for name, (x, y) in both.items():
+        color = MODEL if name == "model" else RIVAL
+        axes.plot([x], [y], color=color, marker="o", markersize=7 if name == "model" else 4)
+        axes.annotate(whole_or(name), (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7, color=color)
+    for task, draw in (("recommend", axes.axvline), ("search", axes.axhline)):
+        if (task, f"{task}_alone") in reached:
+            draw(reached[task, f"{task}_alone"][0], color=INK, linewidth=1, linestyle="--")
+    axes.set_xlabel("recommend, NDCG@10")
+    axes.set_ylabel("search, NDCG@10")
+    told = "; ".join(f"{whole_or(name)} {x:.3f}, {y:.3f}" for name, (x, y) in both.items())
+    return svg(figure, f"Recommendation against search, NDCG@10: {told}; dashed: each task alone")
+
+
+def whole_or(name: str) -> str:
+    return "whole" if name == "model" else name.replace("_", " ")

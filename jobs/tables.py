@@ -158,7 +158,7 @@ MODELS = Table(
     "train, evaluate",
     (
         MODEL_VERSION,
-        Column("recipe", "STRING", "bridge"),
+        Column("recipe", "STRING", "bridge or gensar"),
         Column("artifact", "STRING", "folder of the weights, vocabulary and identifiers, below the lake's root"),
         Column("artifact_hash", "STRING", "SHA-256 of the artifact's manifest"),
         Column("input_versions", "STRING", "JSON: input table → Delta version"),
@@ -294,20 +294,20 @@ STUDIES = Table(
     "study",
     (
         Column("ds", "DATE", "day the study was asked for"),
-        Column("study", "STRING", "h1, h2, cap or joint"),
+        Column("study", "STRING", "h1, h2, cap, joint or gensar"),
         Column("side", "STRING", "the task whose recall is read, in h1, h2 and cap the data-poor one: recommend or search"),
         Column("knob", "DOUBLE", "what was varied: KL asked for, alignment, or search examples per item at most; infinity is no limit"),
         Column("seed", "INT", "of the world, where there is one, and of the weights"),
         Column(
             "figure",
             "STRING",
-            "e.g. single.recommend: expected R@30 of the single-task model; kl, redundancy: what the knob came to; joint: METHOD.SLICE.METRIC@K and log.FIGURE",
+            "e.g. single.recommend: expected R@30 of the single-task model; kl, redundancy: what the knob came to; on logs: METHOD.SLICE.METRIC@K, log.FIGURE",
         ),
         Column("value", "DOUBLE", "the figure"),
         RUN_ID,
     ),
     ("study", "side", "knob", "seed", "figure"),
-    {"study": "study IN ('h1', 'h2', 'cap', 'joint')"},
+    {"study": "study IN ('h1', 'h2', 'cap', 'joint', 'gensar')"},
     partition=("ds", "study"),
     volatile=("run_id",),
 )

@@ -53,11 +53,13 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
     return {"model_version": spec["model_version"], "trained": True}
 
 
-def specification(config: Config, day: date, pinned: dict[str, int], written: dict[str, int], parent: str | None) -> dict[str, Any]:
+def specification(
+    config: Config, day: date, pinned: dict[str, int], written: dict[str, int], parent: str | None, identifiers: str | None = None
+) -> dict[str, Any]:
     """Everything that shapes the model, with a hash of it.
 
     pinned: the Delta versions to read. written: those that last wrote what the day reads, so that a day trained again after later ones is
-    the same model. parent: an artifact below lake.root.
+    the same model. parent: an artifact below lake.root. identifiers: a table that is read in the place of item_identifiers.
     """
     valid_from, test_from = config.corpora.bounds(day)
     root = config.lake.root.rstrip("/")
@@ -74,6 +76,8 @@ def specification(config: Config, day: date, pinned: dict[str, int], written: di
         "parent": f"{root}/{parent}" if parent else None,
     }
     content = spec | {"tables": {table.name: [path_of(config, table), written[table.name]] for table in INPUTS}}
+    if identifiers:
+        spec["tables"][ITEM_IDENTIFIERS.name] = content["tables"][ITEM_IDENTIFIERS.name] = [identifiers, None]
     spec["spec_hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     spec["model_version"] = f"{config.train.recipe}-{day:%Y%m%d}-{spec['spec_hash'][:10]}"
     spec["output"] = f"{root}/artifacts/{spec['model_version']}"

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from model.tasks import SOURCES, answerable, start
+from model.prompts import Ask, Form
 from model.vocabulary import PAD, Vocabulary
+
+Mixing = str | float | Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,21 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """task: index into tasks, int8 [n]. history: item rows, oldest first. query: text tokens. target: item row, int64 [n].
+class Searched:
+    """Which actions of a history were searches. number: row by row as the history, the row of `queries`, or -1 off the search surface. queries: text tokens."""
 
-    at: time of the target, datetime64[us] [n].
+    number: Ragged
+    queries: Ragged
+
+    def of(self, row: int) -> list[list[int] | None]:
+        return [self.queries[number].tolist() if number >= 0 else None for number in self.number[row].tolist()]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """task: index into tasks, int8 [n]. history: item rows, oldest first. query: text tokens of the query, or of the item. target: item row, int64 [n].
+
+    at: time of the target, datetime64[us] [n]. searched: None where the form of the prompts does not read it.
     """
 
     tasks: tuple[str, ...]
@@ -54,6 +67,7 @@ class Examples:
     query: Ragged
     target: np.ndarray
     at: np.ndarray
+    searched: Searched | None = None
 
     def __len__(self) -> int:
         return len(self.task)
@@ -65,7 +79,12 @@ class Examples:
         return np.bincount(owner, weights=self.history.values == self.target[owner], minlength=len(self)) > 0
 
     def take(self, rows: np.ndarray) -> "Examples":
-        return Examples(self.tasks, self.task[rows], self.history.take(rows), self.query.take(rows), self.target[rows], self.at[rows])
+        searched = Searched(self.searched.number.take(rows), self.searched.queries) if self.searched else None
+        return Examples(self.tasks, self.task[rows], self.history.take(rows), self.query.take(rows), self.target[rows], self.at[rows], searched)
+
+    def ask(self, row: int) -> Ask:
+        searched = self.searched.of(row) if self.searched else ()
+        return Ask(self.tasks[self.task[row]], self.history[row], searched, self.query[row].tolist(), int(self.target[row]))
 
 
 def read_table(path: str, version: int | None, columns: Sequence[str], day: date | None = None, until: date | None = None) -> pa.Table:
@@ -106,33 +125,44 @@ def split_of(table: pa.Table, valid_from: datetime, test_from: datetime) -> np.n
     return np.where(stored == "by_time", by_time, stored)
 
 
-def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, max_query_tokens: int) -> Examples:
+def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, max_query_tokens: int, form: Form) -> Examples:
     """Rows of corpora as integers. Rows whose target has no identifier, or that hold nothing to go by, are left out."""
     known = pa.array(item_ids)
-    target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy()
-    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(tasks)), -1).to_numpy()
-    history = encode_history(table["history"].combine_chunks(), known)
-    query = encode_queries(table["query"].combine_chunks(), vocabulary, max_query_tokens)
-    usable = [answerable(tasks[t], h, q) if t >= 0 else False for t, h, q in zip(task, history.lengths, query.lengths, strict=True)]
-    rows = np.flatnonzero((target >= 0) & np.asarray(usable, dtype=bool))
-    return Examples(tasks, task[rows].astype(np.int8), history.take(rows), query.take(rows), target[rows].astype(np.int64), times_of(table)[rows])
+    target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy().astype(np.int64)
+    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(tasks)), -1).to_numpy().astype(np.int8)
+    actions = table["history"].combine_chunks()
+    history, places = encode_history(actions, known)
+    searched = None
+    if form.reads_queries:
+        asked = pc.struct_field(actions.flatten(), "query").take(pa.array(places))
+        distinct = asked.dictionary_encode()
+        tokens = vocabulary.encode(distinct.dictionary.to_pylist(), max_query_tokens)
+        number = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+        searched = Searched(Ragged(number, history.offsets), ragged(tokens))
+    examples = Examples(tasks, task, history, encode_queries(table["query"].combine_chunks(), vocabulary, max_query_tokens), target, times_of(table), searched)
+    held = zip(task.tolist(), history.lengths.tolist(), examples.query.lengths.tolist(), strict=True)
+    usable = np.fromiter((t >= 0 and form.answerable(tasks[t], *lengths) for t, *lengths in held), dtype=bool, count=len(task))
+    return examples.take(np.flatnonzero(usable & (target >= 0)))
 
 
-def encode_history(history: pa.Array, known: pa.Array) -> Ragged:
+def encode_history(history: pa.Array, known: pa.Array) -> tuple[Ragged, np.ndarray]:
+    """Item rows, those of unknown items left out; and the places of those kept among all actions, int64 [kept]."""
     items = pc.struct_field(history.flatten(), "item_id")
     values = pc.fill_null(pc.index_in(items, value_set=known), -1).to_numpy().astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(history), 0).to_numpy())]).astype(np.int64)
     kept = values >= 0
-    return Ragged(values[kept], np.concatenate([[0], np.cumsum(kept)])[offsets])
+    return Ragged(values[kept], np.concatenate([[0], np.cumsum(kept)])[offsets]), np.flatnonzero(kept)
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    return Ragged(np.asarray([value for row in rows for value in row], np.int32), np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]))
 
 
 def encode_queries(query: pa.Array, vocabulary: Vocabulary, limit: int) -> Ragged:
     distinct = query.dictionary_encode()
     tokens = vocabulary.encode(distinct.dictionary.to_pylist(), limit)
-    of_text = Ragged(np.asarray([t for text in tokens for t in text], np.int32), np.concatenate([[0], np.cumsum([len(t) for t in tokens], dtype=np.int64)]))
     # One more, empty, text stands for null.
-    of_text = Ragged(of_text.values, np.concatenate([of_text.offsets, of_text.offsets[-1:]]))
-    return of_text.take(pc.fill_null(distinct.indices, len(tokens)).to_numpy())
+    return ragged([*tokens, []]).take(pc.fill_null(distinct.indices, len(tokens)).to_numpy())
 
 
 def chances(examples: Examples, half_life_days: float) -> np.ndarray:
@@ -158,28 +188,38 @@ def capped(examples: Examples, most: Mapping[str, int], seed: int) -> Examples:
     return examples.take(np.flatnonzero(kept))
 
 
-def epoch_rows(examples: Examples, mixing: str | float, rng: np.random.Generator, chance: np.ndarray) -> np.ndarray:
+def epoch_rows(examples: Examples, mixing: Mixing, rng: np.random.Generator, chance: np.ndarray) -> np.ndarray:
     """Which examples an epoch sees, in random order; as many as are drawn, whatever the mixing.
 
     mixing: the temperature t, by which a task's share is its number of examples to the power 1 / t (Raffel et al. 2020, section 3.5.2);
-    "proportional" is 1, each example at most once, and "balanced" is inf. Examples of a task that gets more than it has are repeated.
+    "proportional" is 1, each example at most once, and "balanced" is inf. A mapping gives the shares themselves, as weights by task.
+    Examples of a task that gets more than it has are repeated.
     """
     drawn = rng.random(len(examples)) < chance
+    if isinstance(mixing, Mapping):
+        return by_weight(examples, drawn, np.array([mixing.get(task, 0.0) for task in examples.tasks]), rng)
     temperature = {"proportional": 1.0, "balanced": np.inf}.get(mixing, mixing)
     if temperature == 1 or len(examples.tasks) == 1:
         return rng.permutation(np.flatnonzero(drawn))
     held = [np.flatnonzero(drawn & (examples.task == task)) for task in range(len(examples.tasks))]
-    weights = np.array([len(rows) ** (1 / temperature) if len(rows) else 0.0 for rows in held])
+    return by_weight(examples, drawn, np.array([len(rows) ** (1 / temperature) for rows in held]), rng)
+
+
+def by_weight(examples: Examples, drawn: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many rows as are drawn (bool [n]), the tasks' shares by weight, float [tasks]; a task that has none gets none."""
+    held = [np.flatnonzero(drawn & (examples.task == task)) for task in range(len(examples.tasks))]
+    weights = weights * np.array([len(rows) > 0 for rows in held])
     shares = (drawn.sum() * weights / max(weights.sum(), 1e-9)).astype(int)
     chosen = [np.concatenate([rng.permutation(rows) for _ in range(-(-share // len(rows)))])[:share] for rows, share in zip(held, shares, strict=True) if share]
     return rng.permutation(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 
-def batches(examples: Examples, batch_size: int, mixing: str | float, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
+def batches(examples: Examples, batch_size: int, mixing: Mixing, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
     """The epoch's batches as row numbers, a pure function of (seed, epoch): rows of like length together, batches in random order."""
     rng = np.random.default_rng((seed, epoch))
     rows = epoch_rows(examples, mixing, rng, chance)
-    lengths = examples.history.lengths * (examples.task == examples.tasks.index("recommend") if "recommend" in examples.tasks else 0) + examples.query.lengths
+    shows = np.array([task != "search" or examples.searched is not None for task in examples.tasks])  # its history, for sure
+    lengths = examples.history.lengths * shows[examples.task] + examples.query.lengths
     made = []
     for first in range(0, len(rows), 50 * batch_size):
         window = rows[first : first + 50 * batch_size]
@@ -189,19 +229,24 @@ def batches(examples: Examples, batch_size: int, mixing: str | float, seed: int,
     return [made[i] for i in order]
 
 
-def collate(
-    examples: Examples, rows: np.ndarray, vocabulary: Vocabulary, prefixes: dict[str, list[int]], limit: int, history_in_search: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """source int64 [B, longest], start and target int64 [B, levels]. history_in_search: bool [B], whether a search prompt shows the history."""
+def collate(examples: Examples, rows: np.ndarray, form: Form, personal: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """source int64 [B, longest], start int64 [B, levels], target int64 [B, longest], padded with PAD.
+
+    personal: bool [B], whether a search prompt shows the history. draws: int [B], by which a form chooses among its wordings.
+    """
     sources, starts, targets = [], [], []
-    for row, personal in zip(rows, history_in_search, strict=True):
-        task = examples.tasks[examples.task[row]]
-        item_tokens = vocabulary.item_tokens[vocabulary.view(task)]
-        history = item_tokens[examples.history[row]] if task != "search" or personal else item_tokens[:0]
-        sources.append(SOURCES[task](prefixes[task], history, examples.query[row].tolist(), limit))
-        starts.append(start(history, item_tokens.shape[1]))
-        targets.append(item_tokens[examples.target[row]])
-    source = np.full((len(rows), max(map(len, sources))), PAD, dtype=np.int64)
-    for i, tokens in enumerate(sources):
-        source[i, : len(tokens)] = tokens
-    return source, np.stack(starts), np.stack(targets)
+    for row, shown, draw in zip(rows, personal, draws.tolist(), strict=True):
+        ask = examples.ask(row)
+        if ask.task == "search" and not shown:
+            ask = ask._replace(items=ask.items[:0], searched=())
+        sources.append(form.source(ask, draw))
+        starts.append(form.start(ask))
+        targets.append(form.target(ask, draw))
+    return padded(sources), np.stack(starts), padded(targets)
+
+
+def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    held = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
+    for i, tokens in enumerate(rows):
+        held[i, : len(tokens)] = tokens
+    return held

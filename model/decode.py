@@ -3,12 +3,13 @@
 Runs from a plain dict of weights (names as in transformers), without importing transformers, so that a Spark worker starts fast.
 Same numbers as `T5ForConditionalGeneration` (a test holds them to 1e-5). Knows tokens and trie nodes, neither items nor text.
 
-Score of an identifier: sum over its levels of the log-softmax over all identifier tokens; the trie's mask is applied after the
-softmax, so scores of different requests compare, and with atomic identifiers the answer is the exact top-k of one softmax.
+Score of an identifier: sum over its levels of the log-softmax over all tokens that may be answered; the trie's mask is applied after the
+softmax, so scores of different requests compare, and with atomic identifiers the answer is the exact top-k of one softmax. Tokens that stand in every
+answer (`opening`, `closing`) count too.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,13 +30,14 @@ def start_rows(shared: Tensor, start: Tensor) -> Tensor:
 
 
 class Decoder:
-    """weights: T5 names → tensors (`t5.` stripped). config: the T5 config as a dict."""
+    """weights: T5 names → tensors (`t5.` stripped). config: the T5 config as a dict. first_answer: vocabulary row where the softmax begins."""
 
-    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], text_size: int):
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], first_answer: int):
         self.weights = weights
         self.config = config
         self.heads, self.d_kv = config["num_heads"], config["d_kv"]
-        self.head = weights.get("lm_head.weight", weights["shared.weight"])[text_size:]
+        self.head = weights.get("lm_head.weight", weights["shared.weight"])[first_answer:]
+        self.first_answer = first_answer
         self.scale = config["d_model"] ** -0.5 if config["scale_decoder_outputs"] else 1.0
 
     def norm(self, name: str, x: Tensor) -> Tensor:
@@ -93,12 +95,12 @@ class Decoder:
         names = [f"decoder.block.{layer}.layer.1.EncDecAttention" for layer in range(self.config["num_decoder_layers"])]
         return [(self.split(f"{name}.k", states), self.split(f"{name}.v", states)) for name in names], mask
 
-    def step(self, x: Tensor, level: int, past: list[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
-        """x: [B, K, d_model], the rows of the beams' last tokens. Returns log-probabilities [B, K, identifier tokens], fp32, and the new past.
+    def step(self, x: Tensor, place: int, past: list[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
+        """x: [B, K, d_model], the rows of the beams' last tokens. Returns log-probabilities [B, K, answer tokens], fp32, and the new past.
 
-        past: each layer's own keys and values of the beams, [B, K, heads, level, d_kv].
+        place: how many tokens came before. past: each layer's own keys and values of the beams, [B, K, heads, place, d_kv].
         """
-        positions = torch.arange(level + 1, device=x.device)
+        positions = torch.arange(place + 1, device=x.device)
         bias = self.position_bias("decoder", positions[-1:], positions).to(x.dtype)[:, None]
         present: list[Attention] = []
         for layer, (cross_k, cross_v) in enumerate(cross):
@@ -118,53 +120,93 @@ class Decoder:
 
 
 class Constraint:
-    """A trie as tensors on one device, with the vocabulary's numbering. level_offsets: identifier tokens before each level's."""
+    """A trie as tensors on one device. columns: of each level, the softmax column of its code 0."""
 
-    def __init__(self, trie: Trie, level_offsets: list[int], text_size: int, device: str = "cpu"):
+    def __init__(self, trie: Trie, columns: Sequence[int], device: str = "cpu"):
         self.depth = trie.depth
-        self.text_size = text_size
         self.widths = [trie.widest(level) for level in range(trie.depth)]
-        self.tokens = [torch.from_numpy(t + offset).to(device) for t, offset in zip(trie.tokens, level_offsets, strict=True)]
+        self.tokens = [torch.from_numpy(t + first).to(device) for t, first in zip(trie.tokens, columns, strict=True)]
         self.first_child = [torch.from_numpy(c).to(device) for c in trie.first_child]
         self.alive = [torch.from_numpy(a).to(device) for a in trie.alive]
         self.leaves = len(trie.items)
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """nodes: int64 [B, K] → child nodes, their identifier tokens, and whether each exists and is alive; all [B, K, widest]."""
+        """nodes: int64 [B, K] → child nodes, their softmax columns, and whether each exists and is alive; all [B, K, widest]."""
         child = self.first_child[level][nodes][..., None] + torch.arange(self.widths[level], device=nodes.device)
         exists = child < self.first_child[level][nodes + 1][..., None]
         child = child.clamp(max=len(self.tokens[level]) - 1)
         return child, self.tokens[level][child], exists & self.alive[level][child]
 
+    def reach(self, leaves: Tensor) -> list[Tensor]:
+        """leaves: int64 [B, C], -1 for none → of each level, whether a row's leaves lie below a node, bool [B, nodes of the level]."""
+        node, reached = leaves.clamp(min=0), []
+        for level in range(self.depth - 1, -1, -1):
+            open_ = torch.zeros(len(leaves), len(self.tokens[level]), dtype=torch.int8, device=leaves.device)
+            reached.insert(0, open_.scatter_reduce_(1, node, (leaves >= 0).to(torch.int8), "amax").bool())
+            node = torch.searchsorted(self.first_child[level], node, right=True) - 1
+        return reached
+
 
 @torch.inference_mode()
 def beam_search(
-    decoder: Decoder, constraint: Constraint, source: Tensor, start: Tensor, k: int, beams: int, excluded: Tensor | None = None
+    decoder: Decoder,
+    constraint: Constraint,
+    source: Tensor,
+    start: Tensor,
+    k: int,
+    beams: int,
+    excluded: Tensor | None = None,
+    opening: Sequence[int] = (),
+    closing: Sequence[int] = (),
+    candidates: Tensor | None = None,
+    renormalised: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """source: int64 [B, T]. start: int64 [B, levels], what the decoder begins with. excluded: int64 [B, E] leaves not to be answered (-1: none).
 
+    opening, closing: tokens before and after every identifier. candidates: int64 [B, C], the only leaves that a row may be answered (-1: none); all for
+    None. renormalised: probabilities among what the trie allows, instead of among all tokens. A PAD in an identifier is its end: it costs nothing.
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
-    rows = source.shape[0]
+    rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
     cross, mask = decoder.encode(source)
     past: list[Attention | None] = [None] * len(cross)
     nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)
     scores = torch.zeros(rows, 1, device=source.device)
-    x = start_rows(decoder.weights["shared.weight"], start)[:, None]
+    x, place = start_rows(shared, start)[:, None], 0
+    reached = constraint.reach(candidates) if candidates is not None else None
+    for token in opening:
+        log_probs, past[:] = decoder.step(x, place, past, cross, mask)
+        scores = scores if renormalised else scores + log_probs[..., token - first]
+        x, place = shared[token].expand_as(x), place + 1
     for level in range(constraint.depth):
-        log_probs, present = decoder.step(x, level, past, cross, mask)
-        child, token, open_ = constraint.children(level, nodes)
-        candidates = (scores[..., None] + log_probs.gather(-1, token)).masked_fill_(~open_, -torch.inf).flatten(1)
-        child, token = child.flatten(1), token.flatten(1)
+        log_probs, present = decoder.step(x, place, past, cross, mask)
+        child, column, open_ = constraint.children(level, nodes)
+        if reached is not None:
+            open_ = open_ & reached[level].gather(1, child.flatten(1)).view(child.shape)
+        gained = log_probs.gather(-1, column)
+        if first == PAD:
+            gained = gained.masked_fill(column == PAD, 0.0)
+        gained = gained.masked_fill_(~open_, -torch.inf)
+        if renormalised:
+            gained = gained - gained.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(gained.dtype).min)
+        found = (scores[..., None] + gained).flatten(1)
+        child, column = child.flatten(1), column.flatten(1)
         last = level == constraint.depth - 1
         if last and excluded is not None:
-            candidates = drop_excluded(candidates, child, excluded, direct=level == 0)
-        scores, best = candidates.topk(min(k if last else beams, candidates.shape[1]), dim=1)
+            found = drop_excluded(found, child, excluded, direct=constraint.depth == 1)
+        scores, best = found.topk(min(k if last and not closing else beams, found.shape[1]), dim=1)
         nodes = child.gather(1, best)
-        if not last:
-            x = decoder.weights["shared.weight"][token.gather(1, best) + constraint.text_size]
+        if not last or closing:
+            x, place = shared[column.gather(1, best) + first], place + 1
             parent = (best // constraint.widths[level])[..., None, None, None]
             past = [(key.take_along_dim(parent, 1), value.take_along_dim(parent, 1)) for key, value in present]
+    for token in closing:
+        log_probs, past[:] = decoder.step(x, place, past, cross, mask)
+        scores = scores if renormalised else scores + log_probs[..., token - first]
+        x, place = shared[token].expand_as(x), place + 1
+    if closing:
+        scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
+        nodes = nodes.gather(1, best)
     return nodes, scores
 
 

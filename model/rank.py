@@ -14,8 +14,10 @@ from torch import Tensor
 
 from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
-from model.tasks import SOURCES, answerable, start
-from model.vocabulary import PAD, Vocabulary
+from model.forms import form_of
+from model.prompts import Ask
+from model.recipes import SERVED
+from model.vocabulary import EOS, PAD, Vocabulary
 
 Answer = tuple[np.ndarray, np.ndarray]
 NOTHING: Answer = (np.empty(0, np.int64), np.empty(0, np.float64))
@@ -31,11 +33,13 @@ class Ranker:
         self.config = config
         self.manifest = manifest
         self.rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        self.decoder = Decoder({name.removeprefix("t5."): tensor for name, tensor in weights.items()}, config["t5"], vocabulary.text_size)
+        self.form = form_of(config["recipe"])(vocabulary, config)
+        first_answer = 0 if self.form.whole_vocabulary else vocabulary.text_size
+        self.decoder = Decoder({name.removeprefix("t5."): tensor for name, tensor in weights.items()}, config["t5"], first_answer)
         self.device = self.decoder.head.device
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
-        self.prefixes = {task: vocabulary.task_tokens(task) for task in config["tasks"]}
+        self.tasks = tuple(task for task in SERVED if task in config["tasks"])
 
     def rank(
         self,
@@ -49,56 +53,108 @@ class Ranker:
     ) -> list[Answer]:
         """One (item rows int64 [n], scores float64 [n]) per request, n ≤ k distinct items, best first; n = 0 where nothing is known.
 
-        histories: oldest first, mappings with `item_id`. queries: text, None for recommend. exclude: item_ids a request must not get.
+        histories: oldest first, mappings with `item_id`, `surface`, `query`. queries: text, None for recommend. exclude: item_ids a request must not get.
         allowed: bool [items], who may be answered at all. Raises ValueError for a task that the model was not trained on.
         """
-        if task not in self.prefixes:
-            raise ValueError(f"task {task!r}: this model was trained on {', '.join(self.prefixes)}")
-        history_rows = [[self.rows[act["item_id"]] for act in history if act["item_id"] in self.rows] for history in histories]
-        encoded = iter(self.vocabulary.encode([query for query in queries if query], self.config["max_query_tokens"]))
-        query_tokens = [next(encoded) if query else [] for query in queries]
+        if task not in self.tasks:
+            raise ValueError(f"task {task!r}: this model was trained on {', '.join(self.tasks)}")
         excluded = [[self.rows[item] for item in items if item in self.rows] for items in exclude] if exclude is not None else None
-        return self.rank_rows(task, history_rows, query_tokens, k, beams, excluded, allowed)
+        return self.rank_asks(task, self.asks(task, histories, queries), k, beams, excluded, allowed)
 
-    def rank_rows(
+    def asks(self, task: str, histories: Sequence[Sequence[Mapping[str, Any]]], queries: Sequence[str | None]) -> list[Ask]:
+        limit = self.config["max_query_tokens"]
+        encoded = iter(self.vocabulary.encode([query for query in queries if query], limit))
+        texts = [next(encoded) if query else [] for query in queries]
+        known = [[act for act in history if act["item_id"] in self.rows] for history in histories]
+        rows = [np.array([self.rows[act["item_id"]] for act in history], np.int64) for history in known]
+        if not self.form.reads_queries:
+            return [Ask(task, items, (), text) for items, text in zip(rows, texts, strict=True)]
+        words = iter(self.vocabulary.encode([act["query"] or "" for history in known for act in history if act["surface"] == "search"], limit))
+        searched = [[next(words) if act["surface"] == "search" else None for act in history] for history in known]
+        return [Ask(task, items, asked, text) for items, asked, text in zip(rows, searched, texts, strict=True)]
+
+    def rank_asks(
         self,
         task: str,
-        history_rows: Sequence[Sequence[int]],
-        query_tokens: Sequence[Sequence[int]],
+        asks: Sequence[Ask],
         k: int,
         beams: int,
         excluded: Sequence[Sequence[int] | np.ndarray] | None = None,
         allowed: np.ndarray | None = None,
+        candidates: Sequence[Sequence[int] | np.ndarray] | None = None,
+        renormalised: bool = False,
     ) -> list[Answer]:
-        """The same for histories and exclusions as item rows, and queries as tokens."""
+        """The same for requests as numbers; excluded, candidates: item rows; where candidates are given, a request is answered with no other item."""
         view = self.vocabulary.view(task)
-        held, item_tokens = self.tries[view], self.vocabulary.item_tokens[view]
+        held = self.tries[view]
         if task == "search" and not self.config["history_in_search"]:
-            history_rows = [[]] * len(query_tokens)
-        limit, render, prefix = self.config["history_length"], SOURCES[task], self.prefixes[task]
-        usable = [i for i in range(len(query_tokens)) if answerable(task, len(history_rows[i]), len(query_tokens[i]))]
-        histories = {i: item_tokens[np.asarray(history_rows[i], np.int64)] for i in usable}
-        sources = {i: render(prefix, histories[i], list(query_tokens[i]), limit) for i in usable}
-        usable.sort(key=lambda i: len(sources[i]))
+            asks = [ask._replace(items=ask.items[:0], searched=()) for ask in asks]
         constraint = self.constraint(view, allowed)
-        answers = [NOTHING] * len(query_tokens)
-        per_request = max(len(item_tokens) if constraint.depth == 1 else max(beams, k) * max(constraint.widths), sum(self.vocabulary.level_sizes))
+        leaves_of = {
+            name: [self.leaf_of_row[view][np.asarray(rows, np.int64)] for rows in of_asks] if of_asks is not None else None
+            for name, of_asks in (("excluded", excluded), ("candidates", candidates))
+        }
+        found = self.answers(task, asks, constraint, k, beams, leaves_of["excluded"], leaves_of["candidates"], renormalised)
+        return [(held.items[leaves], values) for leaves, values in found]
+
+    def suggest(self, asks: Sequence[Ask], queries: "Constraint", k: int, beams: int) -> list[Answer]:
+        """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""
+        return self.answers("next_query", asks, queries, k, beams, None, None, False)
+
+    def query_catalogue(self, queries: Sequence[str]) -> tuple[Constraint, np.ndarray]:
+        """The only queries that may be suggested, as a trie of their tokens and </s>; and the number of each leaf's query, of equal tokens the first.
+
+        Raises ValueError for a model that was not trained on next_query, or no query of any known word.
+        """
+        if "next_query" not in self.config["tasks"]:
+            raise ValueError(f"next_query: this model was trained on {', '.join(self.config['tasks'])}")
+        tokens = [[*ids, EOS] for ids in self.vocabulary.encode(list(queries), self.config["max_query_tokens"])]
+        kept = list({tuple(ids): number for number, ids in reversed(list(enumerate(tokens))) if len(ids) > 1}.values())
+        if not kept:
+            raise ValueError(f"query suggestions: none of {len(queries)} queries holds a known word")
+        depth = max(len(tokens[number]) for number in kept)
+        held = trie.build(np.array([[*tokens[number], *[PAD] * (depth - len(tokens[number]))] for number in kept]))
+        return Constraint(held, [0] * depth, str(self.device)), np.asarray(kept)[held.items]
+
+    def answers(
+        self,
+        task: str,
+        asks: Sequence[Ask],
+        constraint: Constraint,
+        k: int,
+        beams: int,
+        excluded: Sequence[np.ndarray] | None,
+        candidates: Sequence[np.ndarray] | None,
+        renormalised: bool,
+    ) -> list[Answer]:
+        """(leaves, scores) per request. A score is the mean over an answer's tokens where an answer has an end of its own (Shi et al. 2025), else their sum."""
+        form, text = self.form, task == "next_query"  # a query's end is in its trie
+        opening, closing = form.opening(task), [] if text else form.closing(task)
+        usable = [i for i, ask in enumerate(asks) if form.answerable(task, len(ask.items), len(ask.text))]
+        sources = {i: form.source(asks[i]) for i in usable}
+        usable.sort(key=lambda i: len(sources[i]))
+        answers = [NOTHING] * len(asks)
+        tokens = len(opening) + constraint.depth + len(closing) if closing else 1
+        width = max(beams, k) if closing or text else 1  # beams that a whole softmax is held for
+        children = constraint.leaves if constraint.depth == 1 else max(beams, k) * max(constraint.widths)
+        per_request = max(children, len(self.decoder.head) * width)
         size = max(1, min(256, BATCH_CELLS // per_request))
         for first in range(0, len(usable), size):
             chosen = usable[first : first + size]
             source = pad([sources[i] for i in chosen], self.device)
-            begin = torch.from_numpy(np.stack([start(histories[i], item_tokens.shape[1]) for i in chosen])).to(self.device)
-            blocked = pad([self.leaf_of_row[view][excluded[i]] for i in chosen], self.device, value=-1) if excluded is not None else None
-            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked)
-            items, values = held.items[leaves.cpu().numpy()], scores.double().cpu().numpy()
-            for i, row, value in zip(chosen, items, values, strict=True):
+            begin = torch.from_numpy(np.stack([form.start(asks[i]) for i in chosen])).to(self.device)
+            blocked = pad([excluded[i] for i in chosen], self.device, value=-1) if excluded is not None else None
+            only = pad([candidates[i] for i in chosen], self.device, value=-1) if candidates is not None else None
+            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, renormalised)
+            for i, row, value in zip(chosen, leaves.cpu().numpy(), (scores.double() / tokens).cpu().numpy(), strict=True):
                 found = np.isfinite(value)
                 answers[i] = (row[found], value[found])
         return answers
 
     def constraint(self, view: str, allowed: np.ndarray | None) -> Constraint:
         held = self.tries[view] if allowed is None else self.tries[view].allow(np.asarray(allowed, dtype=bool))
-        return Constraint(held, self.vocabulary.offsets(view).tolist(), self.vocabulary.text_size, str(self.device))
+        columns = self.vocabulary.text_size - self.decoder.first_answer + self.vocabulary.offsets(view)
+        return Constraint(held, columns.tolist(), str(self.device))
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device, value: int = PAD) -> Tensor:

@@ -129,7 +129,7 @@ class Fit:
         decoder = Decoder(weights, self.model.t5.config.to_dict(), text_size(self.world))
         items = trie.build(np.arange(self.world.items)[:, None])
         start = torch.full((len(source), 1), PAD)
-        leaves, _ = beam_search(decoder, Constraint(items, [0], text_size(self.world)), source, start, worlds.DEPTH, worlds.DEPTH)
+        leaves, _ = beam_search(decoder, Constraint(items, [0]), source, start, worlds.DEPTH, worlds.DEPTH)
         return items.items[leaves.numpy()]
 
     def recall(self, task: str) -> float:

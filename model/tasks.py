@@ -1,19 +1,20 @@
-"""corpora row → what the encoder reads. One function per task.
+"""The prompts of bridge: a task word, then items or words.
 
     recommend   recommend: <item> <item> …        the user's history, oldest first
     search      search: query words [<item> …]     with the history behind it where the search is personalised
 
-(Penha et al. 2024, Table 1.) Every prompt ends in </s>: positions are relative in T5, and only its end marks the latest item.
+(Penha et al. 2024, Table 1.) Every prompt ends in </s>: positions are relative in T5, and only its end marks the latest item. The decoder begins with the
+latest item: so it runs past all blocks straight into the softmax, as in SASRec; from PAD the blocks must first learn to copy it.
 Knows tokens, not tables; rendered when a batch is made, never stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from model.vocabulary import EOS, PAD
-
-Render = Callable[[list[int], np.ndarray, list[int], int], list[int]]
+from model.prompts import Ask
+from model.vocabulary import EOS, PAD, TASK_WORDS, Vocabulary
 
 
 def item_part(history: np.ndarray, limit: int) -> list[int]:
@@ -23,25 +24,31 @@ def item_part(history: np.ndarray, limit: int) -> list[int]:
     return [token for item in reversed(latest) for token in item]
 
 
-def start(history: np.ndarray, levels: int) -> np.ndarray:
-    """int64 [levels]: the latest item's tokens, where the decoder begins; PAD where the prompt shows no history.
+class Tasks:
+    reads_queries = False
+    whole_vocabulary = False
 
-    So that item runs past all blocks straight into the softmax, as in SASRec; from PAD the blocks must first learn to copy it.
-    """
-    return history[-1] if len(history) else np.full(levels, PAD)
+    def __init__(self, vocabulary: Vocabulary, settings: Mapping[str, Any]):
+        self.limit = settings["history_length"]
+        self.words = {task: vocabulary.task_tokens(task) for task in TASK_WORDS}
+        self.tokens = {task: vocabulary.item_tokens[vocabulary.view(task)] for task in TASK_WORDS}
 
+    def answerable(self, task: str, history_length: int, text_length: int) -> bool:
+        return text_length > 0 if task == "search" else history_length > 0
 
-def recommend(prefix: list[int], history: np.ndarray, query: list[int], limit: int) -> list[int]:
-    return [*prefix, *item_part(history, limit), EOS]
+    def source(self, ask: Ask, draw: int = 0) -> list[int]:
+        words = ask.text if ask.task == "search" else ()
+        return [*self.words[ask.task], *words, *item_part(self.tokens[ask.task][ask.items], self.limit), EOS]
 
+    def start(self, ask: Ask) -> np.ndarray:
+        tokens = self.tokens[ask.task]
+        return tokens[ask.items[-1]] if len(ask.items) else np.full(tokens.shape[1], PAD)
 
-def search(prefix: list[int], history: np.ndarray, query: list[int], limit: int) -> list[int]:
-    return [*prefix, *query, *item_part(history, limit), EOS]
+    def target(self, ask: Ask, draw: int = 0) -> list[int]:
+        return self.tokens[ask.task][ask.item].tolist()
 
+    def opening(self, task: str) -> list[int]:
+        return []
 
-SOURCES: dict[str, Render] = {"recommend": recommend, "search": search}
-
-
-def answerable(task: str, history_length: int, query_length: int) -> bool:
-    """Whether there is anything to go by: a prompt without history, or without a known word, gets the labelled fallback instead."""
-    return query_length > 0 if task == "search" else history_length > 0
+    def closing(self, task: str) -> list[int]:
+        return []

@@ -23,12 +23,14 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from model import artifact, data, initial
+from model import artifact, data, initial, sentences
+from model.derived import derived
+from model.forms import form_of
 from model.metrics import ndcg_at, recall_at
 from model.rank import Ranker
-from model.recipes import RECIPES
+from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes, parameter_groups
-from model.vocabulary import Vocabulary, train_tokenizer
+from model.vocabulary import MARKS, Vocabulary, train_tokenizer
 
 log = logging.getLogger("tandem.train")
 
@@ -89,12 +91,14 @@ class Training:
         splits = data.split_of(corpora, datetime.fromisoformat(spec["valid_from"]), datetime.fromisoformat(spec["test_from"]))
         train = corpora.filter(splits == "train")
         self.vocabulary = self.make_vocabulary(codes, train, day)
+        self.form = form_of(self.settings["recipe"])(self.vocabulary, self.settings | {"history_length": self.spec["history_length"]})
         limit = self.settings["max_query_tokens"]
-        examples = self.servable(data.encode(train, self.tasks, self.item_ids, self.vocabulary, limit))
-        self.train = data.capped(examples, self.settings["max_per_item"], self.settings["seed"])
-        valid = self.servable(data.encode(corpora.filter(splits == "valid"), self.tasks, self.item_ids, self.vocabulary, limit))
+        examples = self.servable(data.encode(train, SERVED, self.item_ids, self.vocabulary, limit, self.form))
+        texts = self.item_texts(day) if set(self.tasks) - set(SERVED) else []
+        settings = self.settings["max_text_tokens"], self.settings["pseudo_queries"], self.settings["seed"]
+        self.train = data.capped(derived(examples, self.tasks, texts, self.vocabulary, *settings), self.settings["max_per_item"], self.settings["seed"])
+        valid = self.servable(data.encode(corpora.filter(splits == "valid"), SERVED, self.item_ids, self.vocabulary, limit, self.form))
         self.valid = valid.take(self.draw_valid(valid))
-        self.prefixes = {task: self.vocabulary.task_tokens(task) for task in self.tasks}
         if len(self.train) == 0:
             raise BadCorpus(f"no training example for tasks {self.tasks} up to {spec['valid_from']} in corpora ({len(corpora)} rows in all)")
         missing = [task for i, task in enumerate(self.tasks) if not (self.train.task == i).any()]
@@ -105,20 +109,20 @@ class Training:
 
     def servable(self, examples: data.Examples) -> data.Examples:
         """Where items of the history are not recommended again, they are not learnt as answers either."""
-        if not self.spec["exclude_seen"] or "recommend" not in self.tasks:
+        if not self.spec["exclude_seen"]:
             return examples
-        return examples.take(np.flatnonzero(~(examples.repeats & (examples.task == self.tasks.index("recommend")))))
+        return examples.take(np.flatnonzero(~(examples.repeats & (examples.task == examples.tasks.index("recommend")))))
 
     def draw_valid(self, valid: data.Examples) -> np.ndarray:
         rng = np.random.default_rng(self.settings["seed"])
-        rows = [np.flatnonzero(valid.task == task) for task in range(len(self.tasks))]
+        rows = [np.flatnonzero(valid.task == number) for number, task in enumerate(valid.tasks) if task in self.tasks]
         return np.sort(np.concatenate([rng.permutation(r)[: self.settings["max_valid_rows"]] for r in rows])).astype(np.int64)
 
     def make_vocabulary(self, codes: dict[str, np.ndarray], train: Any, day: date) -> Vocabulary:
         """The parent's, a checkpoint's, or one trained on the items' texts and the training queries."""
         if self.spec["parent"]:
             _, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
-            return Vocabulary.build(held.tokenizer, held.text_size, codes, self.spec["shared_levels"], held.level_sizes)
+            return Vocabulary.build(held.tokenizer, held.text_size - len(MARKS), codes, self.spec["shared_levels"], held.level_sizes)
         if self.settings["backbone"] not in SIZES:
             from transformers import AutoConfig, AutoTokenizer
 
@@ -126,6 +130,8 @@ class Training:
             return Vocabulary.build(tokenizer, AutoConfig.from_pretrained(self.settings["backbone"]).vocab_size, codes, self.spec["shared_levels"])
         texts = data.read_table(*self.spec["tables"]["items"], ["text"], day=day)["text"].to_pylist()
         queries = train["query"].combine_chunks().dictionary_encode().dictionary.to_pylist()
+        if RECIPES[self.settings["recipe"]].prompts == "sentences":
+            texts += 2 * sentences.texts()  # twice: what occurs once gets no token of its own
         tokenizer = train_tokenizer([*texts, *queries], self.settings["text_vocabulary"])
         return Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), codes, self.spec["shared_levels"])
 
@@ -134,9 +140,11 @@ class Training:
     def make_model(self) -> UnifiedModel:
         settings, vocabulary = self.settings, self.vocabulary
         if settings["backbone"] in SIZES:
-            model = from_sizes(settings["backbone"], vocabulary.text_size, vocabulary.level_sizes, settings["dropout"], settings["tied"])
+            shape = vocabulary.text_size, vocabulary.level_sizes, settings["dropout"], settings["tied"], self.form.whole_vocabulary
+            model = from_sizes(settings["backbone"], *shape)
         else:
-            model = from_checkpoint(settings["backbone"], vocabulary.level_sizes, settings["dropout"], vocabulary.text_size)
+            shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.form.whole_vocabulary
+            model = from_checkpoint(settings["backbone"], *shape)
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
         if self.spec["parent"]:
@@ -144,15 +152,19 @@ class Training:
             adopt(model, weights, held, vocabulary)
         return model
 
+    def item_texts(self, day: date) -> list[str]:
+        """Of each item row; "" for an item that left the catalogue."""
+        table = data.read_table(*self.spec["tables"]["items"], ["item_id", "text"], day=day)
+        text_of = dict(zip(table["item_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+        return [text_of.get(item, "") for item in self.item_ids]
+
     @torch.no_grad()
     def begin_rows(self, model: UnifiedModel) -> None:
         """Identifier rows (and, from scratch, text rows) begin at the items' vectors; a checkpoint's own words keep what they mean."""
         day, weight = date.fromisoformat(self.spec["day"]), model.t5.shared.weight
         vectors = initial.item_vectors(*self.spec["tables"]["item_embeddings"], day, self.item_ids, weight.shape[1], self.settings["seed"])
         std = INITIAL_STD if self.settings["backbone"] in SIZES else float(weight[: self.vocabulary.text_size].std())
-        table = data.read_table(*self.spec["tables"]["items"], ["item_id", "text"], day=day)
-        text_of = dict(zip(table["item_id"].to_pylist(), table["text"].to_pylist(), strict=True))
-        rows = torch.from_numpy(initial.token_rows(vectors, [text_of.get(item, "") for item in self.item_ids], self.vocabulary, std))
+        rows = torch.from_numpy(initial.token_rows(vectors, self.item_texts(day), self.vocabulary, std))
         known = rows.abs().sum(dim=1) > 0
         if self.settings["backbone"] not in SIZES:
             known[: self.vocabulary.text_size] = False
@@ -166,9 +178,7 @@ class Training:
             "recipe": self.settings["recipe"],
             "tasks": list(self.tasks),
             "history_length": self.spec["history_length"],
-            "max_query_tokens": self.settings["max_query_tokens"],
-            "history_in_search": self.settings["history_in_search"],
-        }
+        } | {key: self.settings[key] for key in ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens")}
 
     # -- the loop -----------------------------------------------------------------------------------------------------------
 
@@ -212,8 +222,9 @@ class Training:
     def train_step(self, rows: np.ndarray) -> float:
         settings, step = self.settings, self.progress.step
         torch.manual_seed((settings["seed"] * 1_000_003 + step) * self.world + self.rank)  # dropout is a function of the step: nothing to restore
-        personal = np.random.default_rng((settings["seed"], 1, step, self.rank)).random(len(rows)) < settings["history_in_search"]
-        batch = data.collate(self.train, rows, self.vocabulary, self.prefixes, self.spec["history_length"], personal)
+        rng = np.random.default_rng((settings["seed"], 1, step, self.rank))
+        personal = rng.random(len(rows)) < settings["history_in_search"]
+        batch = data.collate(self.train, rows, self.form, personal, rng.integers(0, 1 << 16, len(rows)))
         total = self.epochs * self.batches_per_epoch
         warmup = max(1, round(total * settings["warmup_share"]))
         factor = min((step + 1) / warmup, max(0.02, (total - step) / max(1, total - warmup)))
@@ -251,14 +262,13 @@ class Training:
         self.model.eval()
         ranker = Ranker(artifact.weights_of(self.model), self.vocabulary, self.item_ids, self.config(), {})
         figures = {}
-        for index, task in enumerate(self.tasks):
-            rows = np.flatnonzero(self.valid.task == index)
-            if not len(rows):
+        for task in (task for task in SERVED if task in self.tasks):
+            held = self.valid.take(np.flatnonzero(self.valid.task == self.valid.tasks.index(task)))
+            if not len(held):
                 continue
-            held = self.valid.take(rows)
-            histories = [held.history[i] for i in range(len(held))]
-            hidden = histories if task == "recommend" and self.spec["exclude_seen"] else None
-            answers = ranker.rank_rows(task, histories, [held.query[i] for i in range(len(held))], 10, 20, hidden)
+            asks = [held.ask(row) for row in range(len(held))]
+            hidden = [ask.items for ask in asks] if task == "recommend" and self.spec["exclude_seen"] else None
+            answers = ranker.rank_asks(task, asks, 10, 20, hidden)
             ranks = np.array([rank_of(answer[0], target) for answer, target in zip(answers, held.target, strict=True)])
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
         return figures
@@ -323,7 +333,7 @@ def adopt(model: UnifiedModel, weights: dict[str, torch.Tensor], held: Vocabular
         if old.shape == parameter.shape:
             parameter.copy_(old)
             continue
-        parameter[: held.text_size] = old[: held.text_size]
+        parameter[: held.text_size] = old[: held.text_size]  # the marks among them
         for size, before, after in zip(held.level_sizes, held.level_offsets, vocabulary.level_offsets, strict=True):
             parameter[held.text_size + after : held.text_size + after + size] = old[held.text_size + before : held.text_size + before + size]
 

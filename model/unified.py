@@ -1,7 +1,8 @@
 """UnifiedModel: the one ranking model, a T5 by composition.
 
 Encoder reads a prompt, decoder names an item: `[B, T] prompt tokens → [B, levels] identifier tokens`. The softmax runs over the
-identifier tokens (Penha et al. 2024: with atomic identifiers, one softmax over items). Knows no table, no file and no task.
+identifier tokens (Penha et al. 2024: with atomic identifiers, one softmax over items), or over the whole vocabulary, and an answer may then be text
+(Shi et al. 2025). Knows no table, no file and no task.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,20 @@ INITIAL_STD = 0.1  # T5's own 1.0 lets random item rows drown the blocks on logs
 
 
 class UnifiedModel(nn.Module):
-    """text_size: rows of the text vocabulary; level_sizes: identifier tokens per level, which follow the text rows."""
+    """text_size: rows before the identifier tokens; level_sizes: identifier tokens per level. first_answer: row where the softmax begins, 0 or text_size."""
 
-    def __init__(self, backbone: T5ForConditionalGeneration, text_size: int, level_sizes: Sequence[int]):
+    def __init__(self, backbone: T5ForConditionalGeneration, text_size: int, level_sizes: Sequence[int], whole_vocabulary: bool = False):
         super().__init__()
         self.t5 = backbone
         self.text_size = text_size
         self.level_sizes = tuple(level_sizes)
+        self.first_answer = 0 if whole_vocabulary else text_size
         replace_dropout(self.t5)
 
     def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """source: int64 [B, T], PAD on the right. start, target: int64 [B, levels], vocabulary tokens; start may be PAD.
+        """source: int64 [B, T], PAD on the right. start: int64 [B, levels], an item's tokens or PAD. target: int64 [B, longest answer], PAD on the right.
 
-        Returns each row's loss, fp32 [B], summed over levels.
+        Returns each row's loss, fp32 [B], summed over its answer's tokens.
         """
         shared = self.t5.shared.weight
         answered = torch.cat([start_rows(shared, start)[:, None], F.embedding(target[:, :-1], shared)], dim=1)
@@ -41,15 +43,17 @@ class UnifiedModel(nn.Module):
         hidden = self.t5.decoder(
             inputs_embeds=answered, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False
         ).last_hidden_state
-        logits = self.logits(hidden)
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), (target - self.text_size).flatten(), reduction="none", label_smoothing=label_smoothing)
-        return losses.view(target.shape).sum(dim=1)
+        said = target != PAD
+        logits = self.logits(hidden[said])
+        losses = hidden.new_zeros(target.shape, dtype=torch.float32)
+        losses[said] = F.cross_entropy(logits.float(), target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
+        return losses.sum(dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [..., d_model] → [..., identifier tokens]."""
+        """hidden: [..., d_model] → [..., tokens from `first_answer` on]."""
         if self.t5.config.scale_decoder_outputs:
             hidden = hidden * self.t5.config.d_model**-0.5
-        return F.linear(hidden, self.t5.lm_head.weight[self.text_size :])
+        return F.linear(hidden, self.t5.lm_head.weight[self.first_answer :])
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -58,7 +62,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
 
 
-def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: float, tied: bool) -> UnifiedModel:
+def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: float, tied: bool, whole_vocabulary: bool = False) -> UnifiedModel:
     """A model from scratch. Draws from torch's global generator: seed it first."""
     d_model, d_ff, d_kv, heads, encoder_layers, decoder_layers = SIZES[size]
     config = T5Config(
@@ -78,25 +82,25 @@ def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: f
         use_cache=False,
     )
     config.scale_decoder_outputs = False  # T5's d_model ** -0.5 flattens a softmax over items: it learns 3 times slower
-    model = UnifiedModel(T5ForConditionalGeneration(config), text_size, level_sizes)
+    model = UnifiedModel(T5ForConditionalGeneration(config), text_size, level_sizes, whole_vocabulary)
     for rows in {id(p): p for p in (model.t5.shared.weight, model.t5.lm_head.weight)}.values():
         nn.init.normal_(rows, std=INITIAL_STD)
     return model
 
 
-def from_checkpoint(path: str, level_sizes: Sequence[int], dropout: float, text_size: int) -> UnifiedModel:
-    """Any T5-family checkpoint by path or hub name, safetensors only; its vocabulary keeps its rows, identifier rows follow.
+def from_checkpoint(path: str, level_sizes: Sequence[int], dropout: float, text_size: int, whole_vocabulary: bool = False) -> UnifiedModel:
+    """Any T5-family checkpoint by path or hub name, safetensors only; its vocabulary keeps its rows, marks' and identifiers' rows follow.
 
     New rows: mean of the old ones + N(0, 0.02) (reference: bridge, choice 8).
     """
     backbone = T5ForConditionalGeneration.from_pretrained(path, use_safetensors=True, dropout_rate=dropout)
     for embedding in {id(m): m for m in (backbone.shared, backbone.lm_head)}.values():
         text_rows = embedding.weight.data[:text_size]
-        new_rows = text_rows.mean(dim=0) + 0.02 * torch.randn(sum(level_sizes), text_rows.shape[1])
+        new_rows = text_rows.mean(dim=0) + 0.02 * torch.randn(text_size + sum(level_sizes) - len(text_rows), text_rows.shape[1])
         embedding.weight = nn.Parameter(torch.cat([text_rows, new_rows.to(text_rows.dtype)]))
     backbone.config.vocab_size = text_size + sum(level_sizes)
     if backbone.config.tie_word_embeddings:
         backbone.lm_head.weight = backbone.shared.weight
     backbone.encoder.embed_tokens = backbone.shared
     backbone.decoder.embed_tokens = backbone.shared
-    return UnifiedModel(backbone, text_size, level_sizes)
+    return UnifiedModel(backbone, text_size, level_sizes, whole_vocabulary)

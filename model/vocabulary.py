@@ -1,8 +1,8 @@
 """Text tokenizer + identifier tokens: one vocabulary, in one order.
 
-    [ text tokens (specials and task words among them) | identifier tokens, level by level ]
+    [ text tokens (specials and task words among them) | marks of behaviour | identifier tokens, level by level ]
 
-Identifier tokens follow the text, so that a checkpoint's own vocabulary keeps its numbers and new items only append. An item has one
+Identifier tokens follow the text and its marks, so that a checkpoint's own vocabulary keeps its numbers and new items only append. An item has one
 identifier (`joint`), or one per task: then the first levels may share their tokens, and the others have tokens of their own. Knows no table and no
 weights; `tokenizers` does the text.
 """
@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 PAD, EOS, UNK = 0, 1, 2  # T5's numbers for <pad> (which also starts the decoder), </s> and <unk>
 JOINT = "joint"  # the view of an identifier that serves both tasks
+# Marks of behaviour: what follows was chosen off the search surface, is a query, was clicked for it (GenSAR's <RI>, <SQ>, <SI>).
+MARKS = (RECOMMENDED, QUERIED, CLICKED) = ("recommended", "queried", "clicked")
 TASK_WORDS = {"recommend": "recommend:", "search": "search:"}
 
 
@@ -35,9 +37,9 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """tokenizer: of the text. text_size: rows it owns in the embedding. codes: view → int32 [items, levels], the identifiers, item by item, as many
-    levels in each view; `joint`, or a view for each task. shared: first levels of which the views share the tokens. level_sizes: tokens of each level,
-    those of the first view and then the unshared ones of the others."""
+    """tokenizer: of the text. text_size: rows before the identifiers', which are the tokenizer's and the marks'. codes: view → int32 [items, levels], the
+    identifiers, item by item, as many levels in each view; `joint`, or a view for each task. shared: first levels of which the views share the tokens.
+    level_sizes: tokens of each level, those of the first view and then the unshared ones of the others."""
 
     tokenizer: Tokenizer
     text_size: int
@@ -46,19 +48,24 @@ class Vocabulary:
     level_sizes: tuple[int, ...]
 
     @classmethod
-    def build(cls, tokenizer: Tokenizer, text_size: int, codes: Mapping[str, np.ndarray], shared: int = 0, at_least: Sequence[int] = ()) -> "Vocabulary":
-        """`at_least` keeps a warm-started model's level sizes where the new catalogue has shrunk."""
+    def build(cls, tokenizer: Tokenizer, words: int, codes: Mapping[str, np.ndarray], shared: int = 0, at_least: Sequence[int] = ()) -> "Vocabulary":
+        """words: rows that the tokenizer owns. `at_least` keeps a warm-started model's level sizes where the new catalogue has shrunk."""
         codes = {view: codes[view].astype(np.int32) for view in sorted(codes)}
         highest = [held.max(axis=0, initial=0) + 1 for held in codes.values()]
         together = np.max(highest, axis=0)[:shared]
         sizes = np.concatenate([together, *(of_view[shared:] for of_view in highest)])
         if len(at_least):
             sizes = np.maximum(sizes, at_least)
-        return cls(tokenizer, text_size, codes, shared, tuple(int(size) for size in sizes))
+        return cls(tokenizer, words + len(MARKS), codes, shared, tuple(int(size) for size in sizes))
 
     @property
     def size(self) -> int:
         return self.text_size + sum(self.level_sizes)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """Mark → its token."""
+        return {mark: self.text_size - len(MARKS) + i for i, mark in enumerate(MARKS)}
 
     @property
     def level_offsets(self) -> np.ndarray:

@@ -122,7 +122,7 @@ def test_beams_as_many_as_items_is_exhaustive_scoring(codes: list[tuple[int, ...
     built = trie.build(catalogue).allow(allowed)
     leaf_of = np.argsort(built.items)
     excluded = torch.tensor([[leaf_of[i] for i in barred] + [-1], [-1] * (len(barred) + 1)])
-    constraint = Constraint(built, [0, 5, 9], 20)
+    constraint = Constraint(built, [0, 5, 9])
     leaves, scores = beam_search(decoder_of(model), constraint, source, STARTS[:2], k, max(k, len(codes)), excluded)
     expected = exhaustive(model, source, STARTS[:2], catalogue)
     for row in range(2):
@@ -134,13 +134,53 @@ def test_beams_as_many_as_items_is_exhaustive_scoring(codes: list[tuple[int, ...
 
 
 MODEL = random_model()
+WHOLE = random_model()  # its softmax runs over text and identifiers
+WHOLE.first_answer = 0
+
+
+@given(codes=CODES, data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_answers_with_marks_and_an_end_are_exhaustive_scoring_too(codes: list[tuple[int, ...]], data: st.DataObject) -> None:
+    """Of each row's candidates alone: teacher-forced scores of mark, identifier and end; a renormalised one sums to 1 over the candidates."""
+    catalogue = np.array(codes)
+    chosen = [data.draw(st.lists(st.integers(0, len(codes) - 1), min_size=1, max_size=6, unique=True)) for _ in range(2)]
+    built, source = trie.build(catalogue), sources(2, 12)
+    leaf_of = np.argsort(built.items)
+    candidates = torch.tensor([[*leaf_of[rows].tolist(), *[-1] * (6 - len(rows))] for rows in chosen])
+    decoder = Decoder({name.removeprefix("t5."): weight for name, weight in weights_of(WHOLE).items()}, WHOLE.t5.config.to_dict(), 0)
+    constraint = Constraint(built, [20, 25, 29])
+    forced = {"opening": [7], "closing": [1], "candidates": candidates}
+    leaves, scores = beam_search(decoder, constraint, source, STARTS[:2], 6, max(6, len(codes)), **forced)
+    tokens = torch.from_numpy(catalogue + np.array([20, 25, 29]))
+    answers = torch.cat([torch.full((len(codes), 1), 7), tokens, torch.ones(len(codes), 1, dtype=torch.int64)], dim=1)
+    for row in range(2):
+        with torch.no_grad():
+            expected = -WHOLE(source[row][None].expand(len(codes), -1), STARTS[row][None].expand(len(codes), -1), answers).numpy()
+        best = sorted(chosen[row], key=lambda i: -expected[i])
+        found = scores[row][torch.isfinite(scores[row])]
+        assert sorted(built.items[leaves[row][: len(found)].numpy()].tolist()) == sorted(best)
+        np.testing.assert_allclose(found, expected[best], atol=1e-4)
+    _, renormalised = beam_search(decoder, constraint, source, STARTS[:2], 6, max(6, len(codes)), renormalised=True, **forced)
+    np.testing.assert_allclose(renormalised.exp().sum(dim=1), 1, atol=1e-5)
+
+
+def test_an_answer_may_be_shorter_than_its_trie() -> None:
+    """Queries of one and two words, each with its end: the scores are teacher-forced, whatever PAD fills the shorter one."""
+    queries = [[5, 1, 0], [5, 6, 1], [9, 1, 0]]
+    built = trie.build(np.array(queries))
+    decoder = Decoder({name.removeprefix("t5."): weight for name, weight in weights_of(WHOLE).items()}, WHOLE.t5.config.to_dict(), 0)
+    leaves, scores = beam_search(decoder, Constraint(built, [0, 0, 0]), sources(1, 12), STARTS[:1], 3, 3)
+    with torch.no_grad():
+        expected = -WHOLE(sources(1, 12).expand(3, -1), STARTS[:1].expand(3, -1), torch.tensor(queries)).numpy()
+    np.testing.assert_allclose(scores[0], np.sort(expected)[::-1], atol=1e-4)
+    assert built.items[leaves[0].numpy()].tolist() == np.argsort(-expected).tolist()
 
 
 def test_atomic_identifiers_are_one_masked_softmax() -> None:
     torch.manual_seed(0)
     model = from_sizes("tiny", 20, (50,), 0.0, True).eval()
     source, codes = sources(3, 10), np.arange(50)[:, None]
-    constraint = Constraint(trie.build(codes), [0], 20)
+    constraint = Constraint(trie.build(codes), [0])
     starts = torch.tensor([[25], [0], [69]])
     leaves, scores = beam_search(decoder_of(model), constraint, source, starts, 10, 10)
     expected = torch.from_numpy(exhaustive(model, source, starts, codes)).topk(10)
@@ -150,7 +190,7 @@ def test_atomic_identifiers_are_one_masked_softmax() -> None:
 
 def test_padding_does_not_change_an_answer() -> None:
     source = sources(4, 30)
-    constraint = Constraint(trie.build(np.array(list(itertools.product(range(5), range(4), range(3))))), [0, 5, 9], 20)
+    constraint = Constraint(trie.build(np.array(list(itertools.product(range(5), range(4), range(3))))), [0, 5, 9])
     together = beam_search(decoder_of(MODEL), constraint, source, STARTS, 5, 10)
     for row in range(4):
         alone = beam_search(decoder_of(MODEL), constraint, source[row : row + 1, : int((source[row] != 0).sum())], STARTS[row : row + 1], 5, 10)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from worlds import DAY, ITEMS, WORDS, checkerboard_rows, training_spec, write_la
 
 from model import artifact, data, rank, train
 from model.data import Examples, Ragged
+from model.recipes import RECIPES
 from model.tasks import item_part
 
 
@@ -30,8 +32,8 @@ def ranker(tmp_path_factory: pytest.TempPathFactory) -> rank.Ranker:
     return trained(tmp_path_factory.mktemp("world"))
 
 
-def acts(items: list[int]) -> list[dict[str, str]]:
-    return [{"item_id": ITEMS[i]} for i in items]
+def acts(items: list[int]) -> list[dict[str, Any]]:
+    return [{"item_id": ITEMS[i], "surface": "recommendation", "query": None} for i in items]
 
 
 def test_learns_the_world(ranker: rank.Ranker) -> None:
@@ -58,7 +60,7 @@ def test_contract(ranker: rank.Ranker) -> None:
     assert sorted(filtered[0][0].tolist()) == [i for i in range(12) if i % 3 and i != 1]
     assert sorted(filtered[1][0].tolist()) == [i for i in range(12) if i % 3]
     assert [len(items) for items, _ in ranker.rank("search", [[]] * 3, ["", None, "qqq"], 5)][:2] == [0, 0]
-    assert ranker.rank("recommend", [[{"item_id": "left the shop"}]], [None], 5)[0][0].size == 0
+    assert ranker.rank("recommend", [[{"item_id": "left the shop", "surface": "recommendation"}]], [None], 5)[0][0].size == 0
     with pytest.raises(ValueError, match="'swim': this model was trained on recommend, search"):
         ranker.rank("swim", [[]], ["x"], 1)
 
@@ -93,6 +95,36 @@ def test_a_name_per_task_learns_the_same_world(tmp_path: Path) -> None:
     walks = [[(begin + 2 * step) % 12 for step in range(4)] for begin in range(12)]
     walked = found.rank("recommend", [acts(walk) for walk in walks], [None] * 12, 3, beams=12, exclude=[[ITEMS[walk[0]]] for walk in walks])
     assert [found.item_ids[items[0]] for items, _ in walked] == [ITEMS[(walk[-1] + 2) % 12] for walk in walks]
+
+
+def test_gensar_learns_the_same_world_and_the_words(tmp_path: Path) -> None:
+    """Six tasks in one model: the next item, the item of a query, an item by words of its text, and which query comes next."""
+    codes = {view: np.array([[i % 2, *other(i)] for i in range(12)]) for view, other in (("recommend", by_place), ("search", by_word))}
+    rows = checkerboard_rows()
+    for row in rows:
+        row["history"] = by_turns(row["history"])
+    write_lake(tmp_path, rows, codes, scheme="semantic")
+    own = RECIPES["gensar"].settings["train"]
+    chosen = own | {"recipe": "gensar", "epochs": 25, "mixing": own["mixing"] | {"next_query": 0.5}}
+    spec = training_spec(tmp_path, scheme="semantic", **chosen) | {"shared_levels": 1}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert train.main([str(tmp_path / "spec.json")]) == 0
+    found = rank.load(str(tmp_path / "artifact"))
+    searched = found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 12, beams=12)
+    assert [found.item_ids[items[0]] for items, _ in searched] == ITEMS and all(len(set(items.tolist())) == 12 for items, _ in searched)
+    walks = [[(begin + 2 * step) % 12 for step in range(4)] for begin in range(12)]
+    histories = [by_turns(acts(walk)) for walk in walks]
+    walked = found.rank("recommend", histories, [None] * 12, 3, beams=12)
+    assert [found.item_ids[items[0]] for items, _ in walked] == [ITEMS[(walk[-1] + 2) % 12] for walk in walks]
+    queries, numbers = found.query_catalogue([f"thing {word}" for word in WORDS] + ["thing one", "", "THING TWO"])
+    suggested = found.suggest(found.asks("next_query", histories, [None] * 12), queries, 12, 12)
+    assert [int(numbers[leaves[0]]) for leaves, _ in suggested] == [(walk[-1] + 2) % 12 for walk in walks]
+    assert sorted(numbers.tolist()) == list(range(12))  # of equal words the first, and no empty query
+
+
+def by_turns(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every second step was a search for the item."""
+    return [act | {"surface": "search", "query": f"thing {WORDS[ITEMS.index(act['item_id'])]}"} if step % 2 else act for step, act in enumerate(history)]
 
 
 def by_place(item: int) -> tuple[int, int]:

@@ -15,8 +15,9 @@ def tokenizer():
 
 def test_one_name(tokenizer) -> None:
     vocabulary = Vocabulary.build(tokenizer, 100, {"joint": RECOMMEND})
-    assert vocabulary.level_sizes == (2, 3, 1) and vocabulary.size == 106
-    assert vocabulary.item_tokens["joint"].tolist() == [[100, 104, 105], [101, 102, 105]]
+    assert vocabulary.level_sizes == (2, 3, 1) and vocabulary.size == 109
+    assert vocabulary.marks == {"recommended": 100, "queried": 101, "clicked": 102}
+    assert vocabulary.item_tokens["joint"].tolist() == [[103, 107, 108], [104, 105, 108]]
     assert vocabulary.view("search") == vocabulary.view("recommend") == "joint"
 
 
@@ -30,7 +31,7 @@ def test_one_name(tokenizer) -> None:
 )
 def test_a_name_per_task(tokenizer, shared, sizes, recommend, search) -> None:
     """Counted by hand: the shared levels' tokens, then recommend's own, then search's."""
-    vocabulary = Vocabulary.build(tokenizer, 0, {"search": SEARCH, "recommend": RECOMMEND}, shared)
+    vocabulary = Vocabulary.build(tokenizer, -3, {"search": SEARCH, "recommend": RECOMMEND}, shared)  # three marks fewer: tokens count from 0
     assert vocabulary.level_sizes == sizes and vocabulary.size == sum(sizes) and vocabulary.depth == 3
     assert vocabulary.view("search") == "search" and vocabulary.view("recommend") == "recommend"
     assert vocabulary.item_tokens["recommend"].tolist() == recommend
