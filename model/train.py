@@ -3,9 +3,11 @@
 Reads Delta tables at the versions the specification pins; writes checkpoints and, at the end, one artifact. Knows no Spark.
 
 Killed and started again, it goes on from the last whole checkpoint to the same weights: an epoch's batches are a function of (seed,
-epoch), and the generator is seeded anew at every step, so there is no random state to store. Exit codes: 0 done, 65 bad data.
+epoch), and the generator is seeded anew at every step, so there is no random state to store. One training at a time writes a work folder.
+Exit codes: 0 done, 65 bad data, 75 another training is at work there.
 """
 
+import fcntl
 import json
 import logging
 import math
@@ -16,7 +18,7 @@ import time
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -328,9 +330,24 @@ def adopt(model: UnifiedModel, weights: dict[str, torch.Tensor], held: Vocabular
             parameter[held.text_size + after : held.text_size + after + size] = old[held.text_size + before : held.text_size + before + size]
 
 
+def take(work: Path) -> TextIO:
+    """The work folder's lock, held while the file is open: to the end of this process, however it ends. Closed where another process holds it."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = (work / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+    return lock
+
+
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    lock = take(Path(spec["work"])) if int(os.environ.get("RANK", 0)) == 0 else None
+    if lock is not None and lock.closed:
+        print(f"tandem: another training is at work in {spec['work']}", file=sys.stderr)
+        return 75
     try:
         training = Training(spec)
         training.fit()

@@ -39,6 +39,7 @@ def dags(module: ModuleType) -> dict[str, Any]:
 # Policy
 
 
+@pytest.mark.fault("R30")
 def test_parses_alone_and_light(home: Path) -> None:
     code = """
 import json, sys
@@ -53,6 +54,7 @@ print(json.dumps([bag.import_errors, sorted(bag.dag_ids), sorted({name.split("."
     assert set(loaded) & {"pyspark", "delta", "torch", "transformers", "pandas", "jobs", "udfs", "model", "kubernetes"} == set()
 
 
+@pytest.mark.fault("R30")
 def test_imports_only_airflow_and_the_standard_library() -> None:
     imported = set()
     for path in DAGS.glob("**/*.py"):
@@ -66,6 +68,7 @@ def test_imports_only_airflow_and_the_standard_library() -> None:
     assert foreign == {"airflow.sdk", "airflow.sdk.exceptions", "airflow.providers.cncf.kubernetes.operators.pod", "kubernetes.client"}
 
 
+@pytest.mark.fault("R24")
 def test_policy(dags: dict[str, Any]) -> None:
     from airflow.sdk import CronDataIntervalTimetable
 
@@ -84,6 +87,7 @@ def test_policy(dags: dict[str, Any]) -> None:
             assert task.pool == "default_pool", "any other pool has to be made first"
 
 
+@pytest.mark.fault("R24")
 def test_nightly_is_cut_at_midnight(dags: dict[str, Any]) -> None:
     assert dags["tandem_nightly"].timetable.expression == "0 0 * * *"
     assert str(dags["tandem_nightly"].timetable.timezone) == "UTC"
@@ -103,6 +107,7 @@ def test_every_task_is_a_verb_in_the_order_of_the_flow(dags: dict[str, Any]) -> 
     assert all("train.warm_start=false" in task.command for task in training.tasks[1:])
 
 
+@pytest.mark.fault("R30")
 def test_ruff_finds_nothing_of_airflow_2() -> None:
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--select", "AIR", "--preview", str(DAGS)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -111,6 +116,7 @@ def test_ruff_finds_nothing_of_airflow_2() -> None:
 # The day and the command line
 
 
+@pytest.mark.fault("R26")
 def test_day_of_a_data_interval_is_its_last_whole_day(module: ModuleType) -> None:
     assert module.data_day({"ds": None}, datetime(2026, 11, 20, tzinfo=UTC)) == "2026-11-19"
     assert module.data_day({}, datetime(2026, 11, 22, 12, tzinfo=UTC)) == "2026-11-21"
@@ -129,6 +135,7 @@ hostile = st.one_of(
 )
 
 
+@pytest.mark.fault("R26", "R31")
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(ds=hostile, run_id=st.text(max_size=300))
 def test_any_parameter_is_refused_or_gives_a_safe_command_line(module: ModuleType, ds: Any, run_id: str) -> None:
@@ -170,6 +177,7 @@ def step(module: ModuleType, *command: str) -> Any:
     return module.Step(task_id="ingest", command=list(command))
 
 
+@pytest.mark.fault("R29")
 def test_missing_interpreter_is_named_and_not_retried(module: ModuleType) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
@@ -186,6 +194,7 @@ def test_large_result_stays_out_of_the_xcom(module: ModuleType, tmp_path: Path) 
     assert step(module, "true").small_result(path) is None
 
 
+@pytest.mark.fault("R31")
 def test_shell_syntax_stays_text(module: ModuleType, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     code = f"import sys, pathlib; pathlib.Path({str(seen)!r}).write_text(sys.argv[1])"

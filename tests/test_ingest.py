@@ -114,6 +114,7 @@ ACCEPTED = [
 ]
 
 
+@pytest.mark.fault("R2", "R5")
 def test_every_reason_and_nothing_lost(spark, config, tmp_path):
     config = daily(config, tmp_path, max_events_per_user_day=3)
     mapped = config.warehouse.interactions.model_copy(update={"actions": {"click": "click", "BUY": "purchase"}})
@@ -151,6 +152,7 @@ def test_every_reason_and_nothing_lost(spark, config, tmp_path):
     assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
 
 
+@pytest.mark.fault("R1", "R2")
 def test_late_rows_join_their_day_and_a_rerun_of_any_day_changes_nothing(spark, config, tmp_path):
     config = daily(config, tmp_path)
     drop(tmp_path, D1, [event("a", at=f"{D1}T08:00:00Z"), event("b", at=f"{D1}T09:00:00Z")])
@@ -242,6 +244,7 @@ def test_history_at_once_from_daily_drops(spark, config, tmp_path):
     assert ids(spark, config, D2) == {"a", "b", "c"} and result["rows_in"]["interactions"] == 5
 
 
+@pytest.mark.fault("R1")
 def test_conservation_and_winners_do_not_depend_on_the_order_of_rows(spark):
     """Twenty random days, each in three orders and partitionings: the oracle's winners, the same rows refused, none lost (R1)."""
     draw, days = random.Random(5), []
@@ -287,6 +290,7 @@ def oracle(days: list, most: int) -> dict[str, tuple[str, str]]:
     return winners
 
 
+@pytest.mark.fault("R4", "R6")
 def test_broken_or_missing_input_writes_nothing_and_says_what(spark, config, tmp_path):
     config = daily(config, tmp_path)
     lake = Path(config.lake.root)
@@ -316,6 +320,7 @@ def test_broken_or_missing_input_writes_nothing_and_says_what(spark, config, tmp
     assert not lake.exists()
 
 
+@pytest.mark.fault("R6")
 def test_an_empty_day_is_written_only_when_it_is_allowed(spark, config, tmp_path):
     config = only_interactions(daily(config, tmp_path))
     drop(tmp_path, D2, [event("a", at=f"{D2}T08:00:00Z")])
@@ -330,6 +335,7 @@ def test_an_empty_day_is_written_only_when_it_is_allowed(spark, config, tmp_path
     assert ids(spark, config, D2) == set()
 
 
+@pytest.mark.fault("R7")
 def test_a_volume_unlike_last_week_is_refused_from_seven_days_on(spark, config):
     create(spark, config, EVENTS)
 

@@ -65,6 +65,7 @@ def published_versions(config):
     return {name: DeltaTable(f"{config.lake.root}/{name}").version() for name in ("recommendations", "search_results", "releases")}
 
 
+@pytest.mark.fault("R16", "R17")
 def test_measure_counts_each_fault_where_it_is(spark, config):
     rows = [
         *[recommendation(D1, "good", rank, f"i{rank}") for rank in (1, 2, 3)],
@@ -107,6 +108,7 @@ def test_measure_of_search_parts_everyone_from_a_user(spark):
 GOOD = {"null_keys": 0, "rank_gaps": 0, "repeated_items": 0, "unknown_items": 0, "bad_scores": 0, "rising_scores": 0, "deepest": 20, "fallback": 0, "rows": 800}
 
 
+@pytest.mark.fault("R7")
 @pytest.mark.parametrize(
     ("counts", "earlier", "failed"),
     [
@@ -128,6 +130,7 @@ def test_judge(config, counts, earlier, failed):
     assert {c.name.removeprefix("search_results.") for c in checks if not c.passed} == failed
 
 
+@pytest.mark.fault("R10", "R13")
 def test_life_of_a_lake(spark, tmp_path):
     """Release, rerun, kill, refusal, rerelease, rollback, backfill: in one lake, as nights would go."""
     config = load(None, [f"lake.root={tmp_path}", "spark.master=local[2]"])
@@ -195,6 +198,7 @@ def test_a_model_that_did_not_pass_is_not_released(spark, config):
     assert release.served(spark, config) is None
 
 
+@pytest.mark.fault("R14")
 def test_two_runs_of_one_day_serve_one_answer(spark, config):
     """R14: a loser is Transient and a no-op on retry; where both win, both wrote the same rows."""
     prepare(spark, config)

@@ -43,6 +43,7 @@ def test_learns_the_world(ranker: rank.Ranker) -> None:
     assert [int(items[0]) for items, _ in walked] == [(walk[-1] + 2) % 12 for walk in walks]
 
 
+@pytest.mark.fault("R38", "R39")
 def test_contract(ranker: rank.Ranker) -> None:
     """Distinct known items, scores falling, batch = single, asking for more than exist, exclusions, availability, empty requests."""
     histories = [acts([0, 2]), acts([1]), [], acts([3, 5, 7])]
@@ -132,6 +133,7 @@ def start(spec: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "model.train", str(spec)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+@pytest.mark.fault("R27", "R32", "R33")
 def test_killed_and_resumed_equals_straight(tmp_path: Path) -> None:
     """R27, R32, R33: kill -9 after each of three checkpoints, one of which is then damaged; the weights differ by nothing."""
     write_lake(tmp_path, checkerboard_rows(users=20))
@@ -186,6 +188,7 @@ def trained_on(root: Path, items: int) -> Path:
     return root / "artifact"
 
 
+@pytest.mark.fault("R35")
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -204,6 +207,7 @@ def test_unsound_training_stops_with_65_and_leaves_no_artifact(tmp_path: Path, c
     assert not (tmp_path / "artifact").exists()
 
 
+@pytest.mark.fault("R34")
 def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
     """R34: another byte, a missing file, or a pickle named in the manifest."""
     folder = trained_on(tmp_path / "a", items=12)
