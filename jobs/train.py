@@ -135,7 +135,7 @@ def save(spark: SparkSession, config: Config, day: date, spec: dict[str, Any], p
         "artifact_hash": hashlib.sha256((output / "manifest.json").read_bytes()).hexdigest(),
         "input_versions": json.dumps({name: version for name, (_, version) in spec["tables"].items()}),
         "config_hash": config.hash(*SHAPING),
-        "config": config.model_dump_json(),
+        "config": config.model_dump_json(exclude={"spark": {"conf"}}),  # which may hold an object store's keys
         "code_version": CODE_VERSION,
         "parent": parent,
         "curve": (output / "curve.json").read_text(encoding="utf-8").strip(),

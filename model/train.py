@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -33,6 +34,7 @@ from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, fro
 from model.vocabulary import Vocabulary, train_tokenizer
 
 log = logging.getLogger("tandem.train")
+COLUMNS = ("example_id", "task", "user_id", "history", "query", "target_item_id", "event_ts", "split")
 
 
 class BadCorpus(Exception):
@@ -86,7 +88,7 @@ class Training:
         spec, day = self.spec, date.fromisoformat(self.spec["day"])
         self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
         self.item_ids, codes = data.read_identifiers(*spec["tables"]["item_identifiers"], day, spec["scheme"])
-        corpora = data.read_table(*spec["tables"]["corpora"], ["example_id", "task", "history", "query", "target_item_id", "event_ts", "split"], until=day)
+        corpora = data.read_table(*spec["tables"]["corpora"], [*COLUMNS], until=day)
         corpora = corpora.sort_by([("event_ts", "ascending"), ("example_id", "ascending")])  # files lie in no order: the same rows, the same model
         splits = data.split_of(corpora, datetime.fromisoformat(spec["valid_from"]), datetime.fromisoformat(spec["test_from"]))
         train = corpora.filter(splits == "train")
@@ -117,7 +119,7 @@ class Training:
         return np.sort(np.concatenate([rng.permutation(r)[: self.settings["max_valid_rows"]] for r in rows])).astype(np.int64)
 
     def make_vocabulary(self, codes: dict[str, np.ndarray], train: Any, day: date) -> Vocabulary:
-        """The parent's, a checkpoint's, or one trained on the items' texts and the training queries."""
+        """The parent's, a checkpoint's, or one trained on the items' texts and the training queries of at least two users."""
         if self.spec["parent"]:
             _, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
             return Vocabulary.build(held.tokenizer, held.text_size, codes, self.spec["shared_levels"], held.level_sizes)
@@ -127,7 +129,9 @@ class Training:
             tokenizer = AutoTokenizer.from_pretrained(self.settings["backbone"]).backend_tokenizer
             return Vocabulary.build(tokenizer, AutoConfig.from_pretrained(self.settings["backbone"]).vocab_size, codes, self.spec["shared_levels"])
         texts = data.read_table(*self.spec["tables"]["items"], ["text"], day=day)["text"].to_pylist()
-        queries = train["query"].combine_chunks().dictionary_encode().dictionary.to_pylist()
+        # What one person alone has typed may tell who they are, and a token is read by whoever reads the artifact.
+        asked = train.group_by("query").aggregate([("user_id", "count_distinct")])
+        queries = sorted(asked.filter(pc.greater(asked["user_id_count_distinct"], 1))["query"].drop_null().to_pylist())
         tokenizer = train_tokenizer([*texts, *queries], self.settings["text_vocabulary"])
         return Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), codes, self.spec["shared_levels"])
 

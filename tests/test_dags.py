@@ -33,7 +33,7 @@ def module(home: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def dags(module: ModuleType) -> dict[str, Any]:
-    return {dag.dag_id: dag for dag in (module.tandem_nightly_dag, module.tandem_training_dag)}
+    return {dag.dag_id: dag for dag in (module.tandem_nightly_dag, module.tandem_training_dag, module.tandem_maintenance_dag)}
 
 
 # Policy
@@ -50,7 +50,7 @@ print(json.dumps([bag.import_errors, sorted(bag.dag_ids), sorted({name.split("."
     done = python(code, DAGS, environment=airflow_environment(home), cwd=home)
     errors, ids, loaded = json.loads(done.stdout.splitlines()[-1])
     assert errors == {}
-    assert ids == ["tandem_nightly", "tandem_training"]
+    assert ids == ["tandem_maintenance", "tandem_nightly", "tandem_training"]
     assert set(loaded) & {"pyspark", "delta", "torch", "transformers", "pandas", "jobs", "udfs", "model", "kubernetes"} == set()
 
 
@@ -97,6 +97,7 @@ def test_every_task_is_a_verb_in_the_order_of_the_flow(dags: dict[str, Any]) -> 
     nightly, training = dags["tandem_nightly"], dags["tandem_training"]
     assert [task.task_id for task in nightly.tasks] == ["day", *NIGHT]
     assert [task.task_id for task in training.tasks] == ["day", *TRAINING]
+    assert [task.task_id for task in dags["tandem_maintenance"].tasks] == ["day", "doctor", "maintain"]
     assert set(NIGHT) <= set(VERBS)
     for dag in dags.values():
         for task in dag.tasks[1:]:
@@ -114,6 +115,26 @@ def test_ruff_finds_nothing_of_airflow_2() -> None:
 
 
 # The day and the command line
+
+
+@pytest.mark.fault("R25")
+def test_a_backfill_has_a_run_for_each_of_its_days(home: Path) -> None:
+    """As `airflow backfill create --from-date 2026-11-02 --to-date 2026-11-04` asks the timetable: three runs, whose days are the three."""
+    code = """
+import json, sys
+from datetime import datetime, UTC
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+dag = DagBag(sys.argv[1]).dags["tandem_nightly"]
+dag = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+infos = dag.iter_dagrun_infos_between(datetime(2026, 11, 2, tzinfo=UTC), datetime(2026, 11, 4, tzinfo=UTC))
+print(json.dumps([info.data_interval.end.isoformat() for info in infos]))
+"""
+    done = python(code, DAGS, environment=airflow_environment(home), cwd=home)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ends = [datetime.fromisoformat(end) for end in json.loads(done.stdout.splitlines()[-1])]
+    module = load("tandem_dags_backfill", {key: value for key, value in airflow_environment(home).items() if key.startswith("AIRFLOW")})
+    assert [module.data_day({}, end) for end in ends] == ["2026-11-02", "2026-11-03", "2026-11-04"]
 
 
 @pytest.mark.fault("R26")

@@ -7,10 +7,13 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.config import Config, load
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
-from jobs.train import INPUTS, launch, specification
+from jobs.spark import read
+from jobs.tables import MODELS
+from jobs.train import INPUTS, launch, save, specification
 
 DAY = date(2026, 1, 31)
 PINNED = {table.name: 3 for table in INPUTS}
@@ -55,6 +58,23 @@ def test_no_trainer_outlives_a_killed_launcher(config: Config) -> None:
     code += f"launch(load(None, ['train.launcher=' + sys.argv[1]]), json.loads({json.dumps(spec)!r}))"
     done = subprocess.run([sys.executable, "-c", code, json.dumps(trainer)], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, timeout=200)
     assert done.returncode == -9 and done.stdout == "busy\n"
+
+
+@pytest.mark.fault("R50")
+def test_no_key_of_an_object_store_is_stored_with_a_model(spark: SparkSession, config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    """Keys may stand below `spark.conf`; the models table keeps the rest of the configuration, and no log line tells them."""
+    key = "s3cr3t-canary-0123"
+    hiding = load(None, [f"lake.root={config.lake.root}", f"spark.conf={{'fs.s3a.secret.key' = '{key}'}}"])
+    spec = specification(hiding, DAY, PINNED, PINNED, None)
+    output = Path(spec["output"])
+    output.mkdir(parents=True)
+    for name in ("manifest.json", "curve.json"):
+        (output / name).write_text("{}")
+    with caplog.at_level("DEBUG"):
+        save(spark, hiding, DAY, spec, None, "r")
+    (row,) = read(spark, hiding, MODELS).collect()
+    told = str(row) + caplog.text + "".join(path.read_text() for path in Path(hiding.lake.root).rglob("*.json"))
+    assert key not in told and json.loads(row.config)["spark"]["driver_memory"] == "2g" and key in hiding.model_dump_json()
 
 
 @pytest.mark.fault("R27")

@@ -24,6 +24,7 @@ def test_the_window_is_of_event_times(spark) -> None:
     assert {row.query for row in found.select("query").collect()} == {"new", "first"}
 
 
+@pytest.mark.fault("R48")
 def test_which_queries(spark) -> None:
     rows = [asks("u1", "shared"), asks("u2", "shared"), asks("u1", "private"), asks("u1", "private", 0.1), asks("u3", "listed")]
     events = spark.createDataFrame(rows, schema(EVENTS))
