@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.tandem-ready
 
-.PHONY: help demo test lint env lock clean
+.PHONY: help demo test chaos lint audit env lock clean
 
 help:  ## this text
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ demo: env  ## simulate a small warehouse, run a whole night, show what it made
 
 test: lint  ## lint, then every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+chaos: env  ## the fault campaign: kill -9 at random points of every step, and all else of the fault table; about two hours, and it may be begun again
+	$(BIN)/python tests/benchmarks/chaos.py
+	$(BIN)/python tests/benchmarks/readme.py
 
 lint: env  ## style, types of the light modules, import fences
 	$(BIN)/ruff check .
@@ -48,6 +52,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m jobs doctor --install
 	@touch $@
+
+audit: env  ## known vulnerabilities of the locked packages; asks PyPI itself, and fails where it cannot be asked
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip -r requirements.lock
 
 lock: env  ## resolve pyproject.toml anew into requirements.lock (hashes, no URLs)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

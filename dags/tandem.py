@@ -1,4 +1,4 @@
-"""Tandem under Airflow: the night (`tandem_nightly`) and the weekly full training (`tandem_training`).
+"""Tandem under Airflow: the night (`tandem_nightly`), the weekly full training (`tandem_training`) and the weekly tidying (`tandem_maintenance`).
 
 Every step types the command line a person would type, `python -m jobs VERB --date D [--config FILE] [--set K=V] --run-id R`, as a list of
 arguments, never through a shell. Steps hand over nothing but tables; the small result JSON of a step is in its XCom. This file needs
@@ -9,7 +9,8 @@ A run that has neither fails at once. No run id is ever parsed. Backfill: `airfl
 
 **No collision.** The night runs from 00:00 UTC and is given up after 11 h; the full training runs on Sunday from 12:00 UTC on Saturday's
 corpora and is given up after 11 h, so the two never run at once. It writes a model, never results: if `evaluate` passes it, Sunday's night starts
-from it. Should a backfill cross it: both write the same rows per day, the loser of a race exits 75 and its retry finds the work done.
+from it. The tidying, on Saturday from 12:00 UTC, changes no row. Should a backfill cross one of them: both write the same rows per day, the
+loser of a race exits 75 and its retry finds the work done.
 
 **Settings**, read from the environment of the DAG processor and of the workers: `TANDEM_PYTHON` (interpreter of the job's environment),
 `TANDEM_CONFIG` (configuration file), `TANDEM_SET` (further `section.key=value`, separated by blanks), `TANDEM_GPU_POOL` (pool of `train`; it
@@ -59,7 +60,7 @@ TRAIN_POD = os.environ.get("TANDEM_TRAIN_POD")
 ALERT = os.environ.get("TANDEM_ALERT")
 
 REFUSED = {64: "bad argument or configuration", 65: "bad data, refused by a check", 69: "a needed input is missing"}
-HOURS = {"ingest": 1, "build_corpora": 1, "embed_items": 1, "assign_identifiers": 1, "train": 4, "evaluate": 1, "recommend": 2, "search": 2}
+HOURS = {"ingest": 1, "build_corpora": 1, "embed_items": 1, "assign_identifiers": 1, "train": 4, "evaluate": 1, "recommend": 2, "search": 2, "maintain": 6}
 XCOM_BYTES = 48 * 1024
 SECRETS = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_")
 
@@ -270,5 +271,12 @@ def tandem_training() -> None:
     chain(*steps(("doctor", "embed_items", "assign_identifiers", "train", "evaluate"), ("train.warm_start=false",)).values())
 
 
+# The night of Saturday is over by then, and Sunday's has twelve hours to come.
+@dag(schedule=CronDataIntervalTimetable("0 12 * * 6", timezone="UTC"), max_active_runs=1, tags=["tandem", "tier-3"], **POLICY)
+def tandem_maintenance() -> None:
+    chain(*steps(("doctor", "maintain")).values())
+
+
 tandem_nightly_dag = tandem_nightly()
 tandem_training_dag = tandem_training()
+tandem_maintenance_dag = tandem_maintenance()

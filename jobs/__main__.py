@@ -13,7 +13,7 @@ import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jobs import config as configuration
 from jobs.errors import BadArgument, MissingInput, TandemError
@@ -33,12 +33,15 @@ VERBS = {
     "run": "the whole night, from ingest to report",
     "demo": "simulate a small warehouse, run its nights, show what came out",
     "rollback": "serve the release before the served one (one row in releases)",
+    "erase": "delete a user everywhere, and refuse what the logs still hold of them → erasures",
+    "maintain": "pack small files; delete what no promised version needs",
     "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint, gensar) → studies",
     "doctor": "what this machine has and lacks",
 }
+TOLD = {*list(VERBS)[1:11], "rollback", "erase", "maintain"}  # the steps of a night, and what changes tables besides
 DATELESS = {"demo", "doctor", "study"}
 SUBJECTS = {"study": ("h1", "h2", "cap", "joint", "gensar")}  # verbs that need one more word
-FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",)}
+FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",), "user": ("erase",)}
 
 EXIT_CODES = (
     "exit codes: 0 done; 64 bad argument or configuration; 65 bad data, refused by a check; 69 a needed input is missing; 75 transient, retry; 70 our bug"
@@ -67,6 +70,7 @@ def parser() -> Parser:
     made.add_argument("--run-id", metavar="R", help="name of this execution in every row it writes")
     made.add_argument("--result", metavar="FILE", help="write a small JSON of what was done")
     made.add_argument("--allow-empty", action="store_true", help="ingest, run: accept a day without rows")
+    made.add_argument("--user", metavar="U", help="erase: the user's key, as in events")
     made.add_argument("--install", action="store_true", help="doctor: install what is missing, where this user may")
     return made
 
@@ -83,16 +87,29 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     options.day = None if options.date is None else configuration.parse_day(options.date)
     made_up = f"{options.verb}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     options.run_id = configuration.parse_run_id(made_up if options.run_id is None else options.run_id)
-    options.flags = {name: True for name in FLAGS if getattr(options, name)}
+    options.flags = {name: getattr(options, name) for name in FLAGS if getattr(options, name)}
     for name in options.flags:
         if options.verb not in FLAGS[name]:
             raise BadArgument(f"--{name.replace('_', '-')} is of {', '.join(FLAGS[name])}; found the verb {options.verb}")
+    if options.verb == "erase" and not options.user:
+        raise BadArgument("erase needs --user U, the user's key")
     if options.subject:
         options.flags["subject"] = options.subject
     if options.result is not None and not os.access(Path(options.result).absolute().parent, os.W_OK):
         raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
     options.config = configuration.load(options.config, options.set)
     return options
+
+
+def run(options: argparse.Namespace) -> Any:
+    """Run the verb, with a row of lineage where it changes the lake for a day; `run` and `demo` give their steps one each."""
+    verb = importlib.import_module(f"jobs.{options.verb}").run
+    if options.verb not in TOLD:
+        return verb(options.config, options.day, options.run_id, **options.flags)
+    from jobs.lineage import told
+
+    with told(options.config, options.verb, options.day, options.run_id):
+        return verb(options.config, options.day, options.run_id, **options.flags)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         options = checked(parser().parse_args(arguments))
-        result = importlib.import_module(f"jobs.{options.verb}").run(options.config, options.day, options.run_id, **options.flags)
+        result = run(options)
         if options.result:
             Path(options.result).write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
         logging.getLogger("tandem").info("%s done in %.1f s", options.verb, time.monotonic() - started)

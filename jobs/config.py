@@ -268,6 +268,10 @@ class Release(Section):
     max_changed_share: float = Field(default=0.95, ge=0, le=1, description="share of requests whose first item differs from the served one")
 
 
+class Maintain(Section):
+    keep_days: int = Field(default=30, ge=7, description="every table's versions, and so every release, can be read and rolled back to for this long")
+
+
 class Study(Section):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, description="worlds, and the weights that begin in them")
     caps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -299,6 +303,7 @@ class Config(Section):
     recommend: Recommend = Recommend()
     search: Search = Search()
     release: Release = Release()
+    maintain: Maintain = Maintain()
     study: Study = Study()
     spark: SparkSettings = SparkSettings()
 

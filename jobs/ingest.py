@@ -10,7 +10,8 @@ With `ingest.base_day`, the run for that day judges everything up to it as one d
 closed: an event of a day up to it that comes later is `late_beyond_window`.
 A row of an undivided log that tells no time at all belongs to the first run that sees it.
 
-The first check that a row fails is its reason, in the order of `verdict`; then `bot` and `duplicate`, which need the other rows.
+The first check that a row fails is its reason, in the order of `verdict`; then `bot` and `duplicate`, which need the other rows. Before all of them
+stands `erased`: a user who asked to be forgotten (`jobs.erase`).
 Nothing is written before the drop is known to be readable and of the expected columns; events and items only after the checks passed.
 
 Shuffles: events by user and day (bots), by event_id (duplicates, and against earlier drops), the catalogue by item_id; the join with the
@@ -32,11 +33,12 @@ from jobs.config import Config, Ingest, Source
 from jobs.errors import BadArgument, BadData
 from jobs.rows import SURFACES, catalogue_rows, log_rows, payload, verdict
 from jobs.spark import exists, read, replace, session
-from jobs.tables import EVENTS, ITEMS, QUARANTINE
+from jobs.tables import ERASURES, EVENTS, ITEMS, QUARANTINE
 from jobs.warehouse import Delivery, deliver, first_keys, readable
 
 REQUIRED = {"interactions": ("user_id", "item_id", "event_ts"), "searches": ("user_id", "item_id", "event_ts", "query"), "catalogue": ("item_id", "title")}
 OPTIONAL = ("event_id", "action", "session_id", "ingested_at", "sequence")
+ERASED = "erased"  # the reason of rows of users who asked to be forgotten; it tells nothing of the data's quality
 VOLUME_DAYS = 7  # days that a day's volume is held against
 
 log = logging.getLogger("tandem")
@@ -59,7 +61,7 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
         arrived = persist(arrivals(spark, config, day, deliveries))
         rows_in = {row["source"]: row["count"] for row in arrived.groupBy("source").count().collect()} | {"catalogue": items.count()}
         refuse_empty(rows_in, deliveries, day, allow_empty)
-        judged = persist(judge(arrived, items, earlier_ids(spark, config, day), config.ingest, day))
+        judged = persist(judge(arrived, items, earlier_ids(spark, config, day), config.ingest, day, erased(spark, config)))
         outcome = tally(judged, items)
         refuse_missing_column(spark, config, day, outcome, rows_in)
         bad = quarantine_rows(judged.unionByName(items, allowMissingColumns=True), day, run_id)
@@ -135,6 +137,13 @@ def earlier_ids(spark: SparkSession, config: Config, day: date) -> DataFrame | N
     return open_days(spark, config, day).where(F.col("ingested_at") < midnight(day)).select("event_id").distinct().withColumn("told", F.lit(True))
 
 
+def erased(spark: SparkSession, config: Config) -> DataFrame | None:
+    """(user_hash, erased_until) of the users who asked to be forgotten; None where nobody has."""
+    if not exists(spark, config, ERASURES):
+        return None
+    return read(spark, config, ERASURES).groupBy("user_hash").agg(F.max("ds").alias("erased_until"))
+
+
 def open_days(spark: SparkSession, config: Config, day: date) -> DataFrame:
     """The events, as they are, of the days that the drop of the day may add to."""
     window = F.col("ds").between(F.lit(day - timedelta(days=config.ingest.lookback_days)), F.lit(day))
@@ -146,7 +155,7 @@ def midnight(day: date) -> Column:
     return F.lit(day).cast("timestamp")
 
 
-def judge(arrived: DataFrame, items: DataFrame, earlier: DataFrame | None, limits: Ingest, day: date) -> DataFrame:
+def judge(arrived: DataFrame, items: DataFrame, earlier: DataFrame | None, limits: Ingest, day: date, erased: DataFrame | None = None) -> DataFrame:
     """Every arrived row with its reason (null: accepted) and its place: the EVENTS columns, source, payload_hash, payload.
 
     The outcome does not depend on the order of rows: of one event_id the earliest (event_ts, ingested_at) wins, then the source's name
@@ -154,6 +163,10 @@ def judge(arrived: DataFrame, items: DataFrame, earlier: DataFrame | None, limit
     """
     known = items.where("reason IS NULL").select("item_id", F.lit(True).alias("known"))
     rows = arrived.join(known, "item_id", "left").withColumn("reason", verdict(limits, day))
+    if erased is not None:
+        before = F.coalesce(F.to_date("event_ts") <= F.col("erased_until"), F.lit(True))
+        rows = rows.join(F.broadcast(erased), (F.sha2("user_id", 256) == F.col("user_hash")) & before, "left")
+        rows = rows.withColumn("reason", F.when(F.col("user_hash").isNotNull(), ERASED).otherwise(F.col("reason")))
     good = F.col("reason").isNull()
     busy = F.count_if(good).over(Window.partitionBy("user_id", F.to_date("event_ts")))
     rows = rows.withColumn("reason", F.when(good & (busy > limits.max_events_per_user_day), "bot").otherwise(F.col("reason")))
@@ -169,7 +182,9 @@ def judge(arrived: DataFrame, items: DataFrame, earlier: DataFrame | None, limit
     rows = rows.withColumn("reason", F.coalesce("reason", F.when(again, "duplicate")))
     place = F.greatest(F.to_date("event_ts"), F.lit(limits.base_day or date(1970, 1, 1)))
     seen = F.greatest(F.coalesce("ingested_at", "event_ts"), F.col("drop").cast("timestamp"))
-    rows = rows.withColumn("payload", F.when(F.col("reason").isNotNull(), payload())).withColumn("sequence", F.coalesce("sequence", F.lit(0)))
+    rows = rows.withColumn("payload", F.when(F.col("reason") == ERASED, "{}").when(F.col("reason").isNotNull(), payload())).withColumn(
+        "sequence", F.coalesce("sequence", F.lit(0))
+    )
     return rows.withColumns({"ds": place, "ingested_at": seen}).select(*EVENTS.names, "source", "reason", "payload", "payload_hash")
 
 
@@ -221,7 +236,7 @@ def verdicts(config: Config, rows_in: dict[str, int], outcome: dict, versions: d
         of = {key: rows for key, rows in outcome.items() if key[0] == name}
         came, out = rows_in.get(name, 0), sum(rows for key, rows in of.items() if key[1] is None)
         bad, late = sum(of.values()) - out, of.get((name, "late_beyond_window", None), 0)
-        share = bad / came if came else 0.0
+        share = (bad - of.get((name, ERASED, None), 0)) / came if came else 0.0
         counts = {"rows_in": came, "rows_out": out, "rows_quarantined": bad, "late_beyond_window": late}
         counts |= {"delta_version": versions[name]} if name in versions else {}
         found += [Check(f"{name}.{what}", "info", float(value), None, True) for what, value in counts.items()]

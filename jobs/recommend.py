@@ -65,10 +65,15 @@ def no_history() -> "F.Column":
     return F.array().cast(f"ARRAY<{ACTION}>")
 
 
+def liked(events: DataFrame) -> DataFrame:
+    """(item_id, count): how many users acted on each item. Users and not events, so that one account moves an item by one."""
+    return events.groupBy("item_id").agg(F.count_distinct("user_id").alias("count"))
+
+
 def shelf(items: DataFrame, counts: DataFrame) -> DataFrame:
     """(item_id, log_share) of the available items, most popular first; `counts` is (item_id, count).
 
-    The share is counted with one event more per item (Laplace), so that an item without events has a finite log.
+    The share is counted with one more per item (Laplace), so that an item of which nothing is known has a finite log.
     """
     counted = items.where("is_available").select("item_id").join(counts, "item_id", "left").select("item_id", (F.coalesce("count", F.lit(0)) + 1).alias("n"))
     total = counted.agg(F.sum("n").alias("total"))
@@ -181,5 +186,5 @@ def run(config: Config, day: date, run_id: str) -> dict:
         requests = requests.join(consumed(events, config.corpora.max_events_per_user), "user_id", "left")
     else:
         requests = requests.withColumn("exclude", F.lit(None).cast("array<string>"))
-    counts = events.where("surface = 'recommendation'").groupBy("item_id").count()
+    counts = liked(events.where("surface = 'recommendation'"))
     return stage(spark, config, day, run_id, STAGED_RECOMMENDATIONS, settings, model, requests, counts)

@@ -7,22 +7,26 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.config import Config
-from jobs.spark import conform, create, exists, path_of, read
+from jobs.spark import WRITTEN, conflict_is_transient, conform, create, exists, path_of, read
 from jobs.tables import MODELS
 
 
 def save(spark: SparkSession, config: Config, row: DataFrame) -> None:
     """Add the model, or replace the row of the same model_version."""
     create(spark, config, MODELS)
+    WRITTEN.add(MODELS.name)
     target = DeltaTable.forPath(spark, path_of(config, MODELS)).alias("old")
     merge = target.merge(conform(MODELS, row).alias("new"), "old.model_version = new.model_version")
-    merge.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+    with conflict_is_transient(path_of(config, MODELS)):
+        merge.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
 
 
 def set_status(spark: SparkSession, config: Config, model_version: str, status: str) -> None:
     """trained → passed or failed."""
     table = DeltaTable.forPath(spark, path_of(config, MODELS))
-    table.update(F.col("model_version") == F.lit(model_version), {"status": F.lit(status)})
+    WRITTEN.add(MODELS.name)
+    with conflict_is_transient(path_of(config, MODELS)):
+        table.update(F.col("model_version") == F.lit(model_version), {"status": F.lit(status)})
 
 
 def known(spark: SparkSession, config: Config, model_version: str) -> bool:

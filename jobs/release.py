@@ -23,10 +23,12 @@ from pyspark.sql import functions as F
 
 from jobs.checks import Check, record
 from jobs.config import Config
-from jobs.errors import MissingInput
-from jobs.spark import CODE_VERSION, append, current_version, exists, path_of, read, replace, schema, session, versions
+from jobs.errors import MissingInput, Transient
+from jobs.served import served_of
+from jobs.spark import CODE_VERSION, WRITTEN, append, conflict_is_transient, create, current_version, exists, path_of, read, replace, schema, session, versions
 from jobs.tables import (
     CORPORA,
+    ERASURES,
     EVENTS,
     ITEM_EMBEDDINGS,
     ITEM_IDENTIFIERS,
@@ -77,7 +79,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
     known = last is not None and json.loads(last.output_versions) == outputs
     if not (written == 0 and known and (status == "backfilled" or last.released_at == before.released_at)):
         model_version = next(f["model"] for f in found.values() if f["rows"])
-        point(spark, config, (day, run_id, model_version, status, outputs, pinned, counts, config.hash(), CODE_VERSION), run_id)
+        point(spark, config, (day, run_id, model_version, status, outputs, pinned, counts, config.hash(), CODE_VERSION), run_id, before)
     return {"status": status, "rows": {name: count["rows"] for name, count in counts.items()}, "written": written}
 
 
@@ -191,13 +193,28 @@ def publish(spark: SparkSession, config: Config, table: Table, day: date, frame:
     return 0, current_version(spark, config, table)
 
 
-def point(spark: SparkSession, config: Config, values: tuple, run_id: str) -> None:
-    """Append one row to releases. Its released_at is now, or just after the newest row's where this machine's clock is behind."""
+def point(spark: SparkSession, config: Config, values: tuple, run_id: str, before: Row | None) -> None:
+    """Add one row to releases; one that will be served, only while `before` is what is served. Raises Transient where that has changed.
+
+    Its released_at is now, or just after the newest row's where this machine's clock is behind.
+    """
     now = datetime.now(UTC)
-    for row in releases(spark, config)[:1]:
-        now = max(now, row.released_at.astimezone(UTC) + timedelta(microseconds=1))
+    for newest in releases(spark, config)[:1]:
+        now = max(now, newest.released_at.astimezone(UTC) + timedelta(microseconds=1))
     row = tuple(json.dumps(value, sort_keys=True) if isinstance(value, dict) else value for value in values)
-    append(spark, config, RELEASES, spark.createDataFrame([(*row, now)], schema(RELEASES)), run_id)
+    frame = spark.createDataFrame([(*row, now)], schema(RELEASES))
+    if "backfilled" in values:
+        return append(spark, config, RELEASES, frame, run_id)
+    # A merge reads the table, so that Delta lets only one of two of them commit; a bare append would let the older day win by being later.
+    create(spark, config, RELEASES)
+    meanwhile = (F.col("old.status") != "backfilled") & (F.lit(True) if before is None else F.col("old.released_at") > F.lit(before.released_at))
+    path = path_of(config, RELEASES)
+    WRITTEN.add(RELEASES.name)
+    with conflict_is_transient(path):
+        DeltaTable.forPath(spark, path).alias("old").merge(frame.alias("new"), meanwhile).whenNotMatchedInsertAll().execute()
+    if served(spark, config).released_at.astimezone(UTC) != now:
+        raise Transient(f"another run released while this one did; {row[0]} is published, and not served yet; retry")
+    return None
 
 
 def releases(spark: SparkSession, config: Config) -> list[Row]:
@@ -207,18 +224,26 @@ def releases(spark: SparkSession, config: Config) -> list[Row]:
     return sorted(read(spark, config, RELEASES).collect(), key=lambda row: row.released_at, reverse=True)
 
 
-def served_of(rows: list[Row]) -> Row | None:
-    return next((row for row in rows if row.status != "backfilled"), None)
-
-
 def served(spark: SparkSession, config: Config) -> Row | None:
     """The row of releases that is served now; None before the first release."""
     return served_of(releases(spark, config))
 
 
 def latest(spark: SparkSession, config: Config, table: Table) -> DataFrame:
-    """The served release's rows of recommendations or search_results: the day at the Delta version that the release names."""
+    """The served release's rows of recommendations or search_results: the day at the Delta version that the release names.
+
+    Without those of users who were erased, whom a version of before still holds.
+    """
     release = served(spark, config)
     if release is None:
         raise MissingInput(f"nothing was released below {config.lake.root} (lake.root); run first: python -m jobs release --date D")
-    return read(spark, config, table, version=json.loads(release.output_versions)[table.name]).where(F.col("ds") == F.lit(release.ds))
+    return of(spark, config, table, release)
+
+
+def of(spark: SparkSession, config: Config, table: Table, release: Row) -> DataFrame:
+    """The rows that a release named, without those of users who were erased since."""
+    rows = read(spark, config, table, version=json.loads(release.output_versions)[table.name]).where(F.col("ds") == F.lit(release.ds))
+    if not exists(spark, config, ERASURES):
+        return rows
+    gone = read(spark, config, ERASURES).where(F.col("erased_at") > F.lit(release.released_at)).select("user_hash").distinct()
+    return rows.join(F.broadcast(gone), F.sha2("user_id", 256) == F.col("user_hash"), "left_anti")

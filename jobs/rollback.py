@@ -18,7 +18,8 @@ from pyspark.sql import functions as F
 
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput
-from jobs.release import point, releases, served_of
+from jobs.release import point, releases
+from jobs.served import previous, served_of
 from jobs.spark import read, session
 from jobs.tables import TABLES
 
@@ -42,17 +43,10 @@ def run(config: Config, day: date, run_id: str) -> dict:
         raise MissingInput(f"the served release of {now.ds} is the oldest one: there is none to roll back to")
     verify(spark, config, target)
     outputs, inputs, counts = (json.loads(target[name]) for name in ("output_versions", "input_versions", "counts"))
-    point(spark, config, (target.ds, target.run_id, target.model_version, "rollback", outputs, inputs, counts, target.config_hash, target.code_version), run_id)
+    row = (target.ds, target.run_id, target.model_version, "rollback", outputs, inputs, counts, target.config_hash, target.code_version)
+    point(spark, config, row, run_id, now)
     log.info("rollback: left %s, serving %s", now.ds, target.ds)
     return {"left": str(now.ds), "served": str(target.ds), "run_id": target.run_id}
-
-
-def previous(rows: list[Row], now: Row) -> Row | None:
-    """The release before this one in the order (ds, released_at); a rollback row stands where the release it repeats does."""
-    made = sorted((row for row in rows if row.status != "rollback"), key=lambda row: (row.ds, row.released_at))
-    same = [row for row in made if (row.ds, row.run_id, row.output_versions) == (now.ds, now.run_id, now.output_versions)]
-    before = made[: made.index(same[-1])]
-    return before[-1] if before else None
 
 
 def verify(spark: SparkSession, config: Config, target: Row) -> None:

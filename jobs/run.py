@@ -31,7 +31,9 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
         flags = {"allow_empty": True} if allow_empty and verb == "ingest" else {}
         started = time.monotonic()
         try:
-            with PeakMemory() as memory:
+            from jobs.lineage import told
+
+            with PeakMemory() as memory, told(config, verb, day, run_id):
                 result = importlib.import_module(f"jobs.{verb}").run(config, day, run_id, **flags)
         except Exception:
             log.error("%d/%d %s FAILED after %.1f s; %s", n, len(STEPS), verb, time.monotonic() - started, still_served(config))

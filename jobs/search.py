@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs.build_corpora import latest_histories
 from jobs.config import Config
-from jobs.recommend import events_known, no_history, serving, stage, start_of
+from jobs.recommend import events_known, liked, no_history, serving, stage, start_of
 from jobs.rows import normalize_query
 from jobs.spark import session
 from jobs.tables import STAGED_SEARCH_RESULTS
@@ -56,5 +56,5 @@ def run(config: Config, day: date, run_id: str) -> dict:
     if settings.personalised:
         requests = requests.union(personal_requests(window, latest_histories(events, config.corpora)))
     requests = requests.withColumn("exclude", F.lit(None).cast("array<string>"))
-    counts = events.where("surface = 'search'").groupBy("item_id").count()
+    counts = liked(events.where("surface = 'search'"))
     return stage(spark, config, day, run_id, STAGED_SEARCH_RESULTS, settings, model, requests, counts)

@@ -29,6 +29,9 @@ from jobs.errors import BadArgument, BadData, MissingInput, Transient
 from jobs.tables import Table
 
 CODE_VERSION = distribution_version("tandem")
+# What the running step has read (table → versions) and written, for its row of `lineage`.
+READ: dict[str, set[int]] = {}
+WRITTEN: set[str] = set()
 
 
 def session(config: Config) -> SparkSession:
@@ -55,6 +58,7 @@ def session(config: Config) -> SparkSession:
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", 1024)
         .config("spark.sql.execution.pyspark.udf.faulthandler.enabled", "true")
         .config("spark.sql.execution.pyspark.udf.idleTimeoutSeconds", 1800)
+        .config("spark.sql.execution.pyspark.udf.killOnIdleTimeout", "true")  # else a worker that hangs is only told of in the log
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
@@ -124,6 +128,9 @@ def read(spark: SparkSession, config: Config, table: Table, *, at: date | None =
     reader = spark.read.format("delta")
     if version is not None:
         reader = reader.option("versionAsOf", version)
+    elif table.name not in READ:
+        version = current_version(spark, config, table)
+    READ.setdefault(table.name, set()).update({version} - {None})
     frame = reader.load(path_of(config, table))
     if until is not None:
         frame = frame.where(F.col("ds") <= F.lit(until))
@@ -152,12 +159,20 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
         builder = builder.addColumn(column.name, declared_field.dataType, nullable=not column.required, comment=column.comment)
     if table.partition:
         builder = builder.partitionedBy(*table.partition)
-    builder = builder.property("delta.enableDeletionVectors", "false").property("delta.deletedFileRetentionDuration", "interval 30 days")
+    builder = builder.property("delta.enableDeletionVectors", "false")
+    for name, value in retention(config).items():
+        builder = builder.property(name, value)
     for name, condition in table.checks.items():
         # What ALTER TABLE ADD CONSTRAINT would set, in the creating commit: no table without its checks after a kill, and 1 s instead of 14.
         builder = builder.property(f"delta.constraints.{table.name}_{name}", condition)
     with conflict_is_transient(path):
         builder.execute()
+
+
+def retention(config: Config) -> dict[str, str]:
+    """The Delta properties that keep old versions readable: their files, and the log that names them."""
+    kept = f"interval {config.maintain.keep_days} days"
+    return {"delta.deletedFileRetentionDuration": kept, "delta.logRetentionDuration": kept}
 
 
 def schema(table: Table) -> T.StructType:
@@ -200,6 +215,7 @@ def replace(
             raise BadArgument(f"partition {name} = {value!r} of table {table.name}: expected a column of {table.partition} and letters, digits or _.:-")
     condition = " AND ".join(f"{name} = '{value}'" for name, value in where.items())
     frame = conform(table, frame).persist(StorageLevel.MEMORY_AND_DISK)
+    WRITTEN.add(table.name)
     try:
         new = audit(table, frame, condition)
         if new["rows"] == 0 and not allow_empty:
@@ -233,9 +249,21 @@ def audit(table: Table, frame: DataFrame, condition: str) -> dict[str, int]:
     return {"rows": row["rows"], "content": int(row["content"] or 0)}
 
 
+@contextmanager
+def tagged(spark: SparkSession, **metadata: str) -> Iterator[None]:
+    """Deletes and merges of the block carry the metadata that `replace` gives its commits."""
+    key = "spark.databricks.delta.commitInfo.userMetadata"
+    spark.conf.set(key, json.dumps(metadata))
+    try:
+        yield
+    finally:
+        spark.conf.unset(key)
+
+
 def append(spark: SparkSession, config: Config, table: Table, frame: DataFrame, run_id: str) -> None:
-    """Add rows to a table that only grows (releases)."""
+    """Add rows to a table that only grows."""
     create(spark, config, table)
+    WRITTEN.add(table.name)
     frame = conform(table, frame)
     commit(frame.write.format("delta").mode("append").option("userMetadata", json.dumps({"run_id": run_id, "table": table.name})), path_of(config, table))
 

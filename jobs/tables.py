@@ -288,6 +288,39 @@ RELEASES = Table(
     partition=(),
 )
 
+ERASURES = Table(
+    "erasures",
+    "request to erase a user, and again once that is done",
+    "erase",
+    (
+        Column("ds", "DATE", "day of the request: the user's events up to it are refused from now on"),
+        Column("user_hash", "STRING", "SHA-256 of the user key"),
+        Column("removed", "STRING", "JSON: table → rows that were deleted; {} as long as none are"),
+        RUN_ID,
+        Column("erased_at", "TIMESTAMP", "when the row was written"),
+    ),
+    ("user_hash", "erased_at"),
+    partition=(),
+)
+
+LINEAGE = Table(
+    "lineage",
+    "execution of a step",
+    "every step",
+    (
+        DS,
+        Column("step", "STRING", "verb that ran"),
+        RUN_ID,
+        Column("inputs", "STRING", "JSON: table → Delta versions that the step read, in order"),
+        Column("outputs", "STRING", "JSON: table → Delta version that holds what it wrote"),
+        Column("config_hash", "STRING", "of the whole configuration"),
+        Column("code_version", "STRING", "of the tandem distribution"),
+        Column("ended_at", "TIMESTAMP", "when the step was done"),
+    ),
+    ("step", "run_id", "ended_at"),
+    partition=(),
+)
+
 STUDIES = Table(
     "studies",
     "study, setting, figure",
@@ -329,6 +362,8 @@ TABLES = {
         STAGED_RECOMMENDATIONS,
         STAGED_SEARCH_RESULTS,
         RELEASES,
+        ERASURES,
+        LINEAGE,
         STUDIES,
     )
 }

@@ -5,10 +5,12 @@ file that names tables by path and Delta version, the night's time split and the
 The same day, configuration and input rows make the same model_version: a model that is there is not trained again.
 """
 
+import ctypes
 import hashlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -28,6 +30,7 @@ INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
 # A thread that waits by spinning takes the core that another process needs: beside one, 2,250 rows/s became 150.
 # glibc gives big blocks back after every step and faults them in again: a third of a step's time on a CPU.
 PROCESS = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
+PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 SHAPING = ("corpora", "identifiers", "embed", "train")  # the sections whose change makes another model
 
 
@@ -45,12 +48,15 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
         parent = None
     written = {table.name: written_up_to(spark, config, table, day) for table in INPUTS}
     spec = specification(config, day, pinned, written, parent["artifact"] if parent else None)
-    if registry.known(spark, config, spec["model_version"]) and Path(spec["output"], "manifest.json").exists():
+    there = Path(spec["output"], "manifest.json").exists()
+    if there:
         log.info("%s is there already: not trained again", spec["model_version"])
+    else:
+        launch(config, spec)
+    if there and registry.known(spark, config, spec["model_version"]):
         return {"model_version": spec["model_version"], "trained": False}
-    launch(config, spec)
     save(spark, config, day, spec, parent["model_version"] if parent else None, run_id)
-    return {"model_version": spec["model_version"], "trained": True}
+    return {"model_version": spec["model_version"], "trained": not there}
 
 
 def specification(
@@ -103,12 +109,19 @@ def launch(config: Config, spec: dict[str, Any]) -> None:
     except (KeyError, IndexError, ValueError) as error:
         raise BadArgument(f"train.launcher = {config.train.launcher}: allowed are {{python}} and {{spec}}; found {error}") from error
     log.info("training %s", spec["model_version"])
+    prctl = ctypes.CDLL(None).prctl
+
+    def end_with_me() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else a trainer whose launcher was killed would train on beside the retry's
+
     try:
-        code = subprocess.run(command, check=False, env=os.environ | PROCESS).returncode
+        code = subprocess.run(command, check=False, env=os.environ | PROCESS, preexec_fn=end_with_me).returncode
     except OSError as error:
         raise MissingInput(f"train.launcher = {command[0]!r} cannot be started: {error}") from error
     if code == BadData.exit_code:
         raise BadData(f"the trainer refused the corpora of {spec['day']} (exit 65): its last line tells why")
+    if code == Transient.exit_code:
+        raise Transient(f"the trainer exited {code}: another training of {spec['model_version']} holds {work}")
     if code < 0:
         raise Transient(f"the trainer was killed by signal {-code}; a retry goes on from its last checkpoint in {work}")
     if code:
@@ -126,7 +139,7 @@ def save(spark: SparkSession, config: Config, day: date, spec: dict[str, Any], p
         "artifact_hash": hashlib.sha256((output / "manifest.json").read_bytes()).hexdigest(),
         "input_versions": json.dumps({name: version for name, (_, version) in spec["tables"].items()}),
         "config_hash": config.hash(*SHAPING),
-        "config": config.model_dump_json(),
+        "config": config.model_dump_json(exclude={"spark": {"conf"}}),  # which may hold an object store's keys
         "code_version": CODE_VERSION,
         "parent": parent,
         "curve": (output / "curve.json").read_text(encoding="utf-8").strip(),

@@ -3,9 +3,11 @@
 Reads Delta tables at the versions the specification pins; writes checkpoints and, at the end, one artifact. Knows no Spark.
 
 Killed and started again, it goes on from the last whole checkpoint to the same weights: an epoch's batches are a function of (seed,
-epoch), and the generator is seeded anew at every step, so there is no random state to store. Exit codes: 0 done, 65 bad data.
+epoch), and the generator is seeded anew at every step, so there is no random state to store. One training at a time writes a work folder.
+Exit codes: 0 done, 65 bad data, 75 another training is at work there.
 """
 
+import fcntl
 import json
 import logging
 import math
@@ -16,9 +18,10 @@ import time
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -33,6 +36,7 @@ from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, fro
 from model.vocabulary import MARKS, Vocabulary, train_tokenizer
 
 log = logging.getLogger("tandem.train")
+COLUMNS = ("example_id", "task", "user_id", "history", "query", "target_item_id", "event_ts", "split")
 
 
 class BadCorpus(Exception):
@@ -86,7 +90,7 @@ class Training:
         spec, day = self.spec, date.fromisoformat(self.spec["day"])
         self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
         self.item_ids, codes = data.read_identifiers(*spec["tables"]["item_identifiers"], day, spec["scheme"])
-        corpora = data.read_table(*spec["tables"]["corpora"], ["example_id", "task", "history", "query", "target_item_id", "event_ts", "split"], until=day)
+        corpora = data.read_table(*spec["tables"]["corpora"], [*COLUMNS], until=day)
         corpora = corpora.sort_by([("event_ts", "ascending"), ("example_id", "ascending")])  # files lie in no order: the same rows, the same model
         splits = data.split_of(corpora, datetime.fromisoformat(spec["valid_from"]), datetime.fromisoformat(spec["test_from"]))
         train = corpora.filter(splits == "train")
@@ -119,7 +123,7 @@ class Training:
         return np.sort(np.concatenate([rng.permutation(r)[: self.settings["max_valid_rows"]] for r in rows])).astype(np.int64)
 
     def make_vocabulary(self, codes: dict[str, np.ndarray], train: Any, day: date) -> Vocabulary:
-        """The parent's, a checkpoint's, or one trained on the items' texts and the training queries."""
+        """The parent's, a checkpoint's, or one trained on the items' texts and the training queries of at least two users."""
         if self.spec["parent"]:
             _, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
             return Vocabulary.build(held.tokenizer, held.text_size - len(MARKS), codes, self.spec["shared_levels"], held.level_sizes)
@@ -129,7 +133,9 @@ class Training:
             tokenizer = AutoTokenizer.from_pretrained(self.settings["backbone"]).backend_tokenizer
             return Vocabulary.build(tokenizer, AutoConfig.from_pretrained(self.settings["backbone"]).vocab_size, codes, self.spec["shared_levels"])
         texts = data.read_table(*self.spec["tables"]["items"], ["text"], day=day)["text"].to_pylist()
-        queries = train["query"].combine_chunks().dictionary_encode().dictionary.to_pylist()
+        # What one person alone has typed may tell who they are, and a token is read by whoever reads the artifact.
+        asked = train.group_by("query").aggregate([("user_id", "count_distinct")])
+        queries = sorted(asked.filter(pc.greater(asked["user_id_count_distinct"], 1))["query"].drop_null().to_pylist())
         if RECIPES[self.settings["recipe"]].prompts == "sentences":
             texts += 2 * sentences.texts()  # twice: what occurs once gets no token of its own
         tokenizer = train_tokenizer([*texts, *queries], self.settings["text_vocabulary"])
@@ -338,9 +344,24 @@ def adopt(model: UnifiedModel, weights: dict[str, torch.Tensor], held: Vocabular
             parameter[held.text_size + after : held.text_size + after + size] = old[held.text_size + before : held.text_size + before + size]
 
 
+def take(work: Path) -> TextIO:
+    """The work folder's lock, held while the file is open: to the end of this process, however it ends. Closed where another process holds it."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = (work / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+    return lock
+
+
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    lock = take(Path(spec["work"])) if int(os.environ.get("RANK", 0)) == 0 else None
+    if lock is not None and lock.closed:
+        print(f"tandem: another training is at work in {spec['work']}", file=sys.stderr)
+        return 75
     try:
         training = Training(spec)
         training.fit()

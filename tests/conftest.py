@@ -17,6 +17,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A row of the fault table finds its tests: `pytest -k R12`; `pytest -m fault` is all of them, and a JUnit report names each one's rows."""
+    for mark in item.iter_markers("fault"):
+        item.extra_keyword_matches.update(mark.args)
+        item.user_properties.extend(("fault", row) for row in mark.args)
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["pyspark.sql.SparkSession"]:  # noqa: F821
     from jobs.spark import session

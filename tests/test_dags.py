@@ -33,12 +33,13 @@ def module(home: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def dags(module: ModuleType) -> dict[str, Any]:
-    return {dag.dag_id: dag for dag in (module.tandem_nightly_dag, module.tandem_training_dag)}
+    return {dag.dag_id: dag for dag in (module.tandem_nightly_dag, module.tandem_training_dag, module.tandem_maintenance_dag)}
 
 
 # Policy
 
 
+@pytest.mark.fault("R30")
 def test_parses_alone_and_light(home: Path) -> None:
     code = """
 import json, sys
@@ -49,10 +50,11 @@ print(json.dumps([bag.import_errors, sorted(bag.dag_ids), sorted({name.split("."
     done = python(code, DAGS, environment=airflow_environment(home), cwd=home)
     errors, ids, loaded = json.loads(done.stdout.splitlines()[-1])
     assert errors == {}
-    assert ids == ["tandem_nightly", "tandem_training"]
+    assert ids == ["tandem_maintenance", "tandem_nightly", "tandem_training"]
     assert set(loaded) & {"pyspark", "delta", "torch", "transformers", "pandas", "jobs", "udfs", "model", "kubernetes"} == set()
 
 
+@pytest.mark.fault("R30")
 def test_imports_only_airflow_and_the_standard_library() -> None:
     imported = set()
     for path in DAGS.glob("**/*.py"):
@@ -66,6 +68,7 @@ def test_imports_only_airflow_and_the_standard_library() -> None:
     assert foreign == {"airflow.sdk", "airflow.sdk.exceptions", "airflow.providers.cncf.kubernetes.operators.pod", "kubernetes.client"}
 
 
+@pytest.mark.fault("R24")
 def test_policy(dags: dict[str, Any]) -> None:
     from airflow.sdk import CronDataIntervalTimetable
 
@@ -84,6 +87,7 @@ def test_policy(dags: dict[str, Any]) -> None:
             assert task.pool == "default_pool", "any other pool has to be made first"
 
 
+@pytest.mark.fault("R24")
 def test_nightly_is_cut_at_midnight(dags: dict[str, Any]) -> None:
     assert dags["tandem_nightly"].timetable.expression == "0 0 * * *"
     assert str(dags["tandem_nightly"].timetable.timezone) == "UTC"
@@ -93,6 +97,7 @@ def test_every_task_is_a_verb_in_the_order_of_the_flow(dags: dict[str, Any]) -> 
     nightly, training = dags["tandem_nightly"], dags["tandem_training"]
     assert [task.task_id for task in nightly.tasks] == ["day", *NIGHT]
     assert [task.task_id for task in training.tasks] == ["day", *TRAINING]
+    assert [task.task_id for task in dags["tandem_maintenance"].tasks] == ["day", "doctor", "maintain"]
     assert set(NIGHT) <= set(VERBS)
     for dag in dags.values():
         for task in dag.tasks[1:]:
@@ -103,6 +108,7 @@ def test_every_task_is_a_verb_in_the_order_of_the_flow(dags: dict[str, Any]) -> 
     assert all("train.warm_start=false" in task.command for task in training.tasks[1:])
 
 
+@pytest.mark.fault("R30")
 def test_ruff_finds_nothing_of_airflow_2() -> None:
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--select", "AIR", "--preview", str(DAGS)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -111,6 +117,27 @@ def test_ruff_finds_nothing_of_airflow_2() -> None:
 # The day and the command line
 
 
+@pytest.mark.fault("R25")
+def test_a_backfill_has_a_run_for_each_of_its_days(home: Path) -> None:
+    """As `airflow backfill create --from-date 2026-11-02 --to-date 2026-11-04` asks the timetable: three runs, whose days are the three."""
+    code = """
+import json, sys
+from datetime import datetime, UTC
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+dag = DagBag(sys.argv[1]).dags["tandem_nightly"]
+dag = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+infos = dag.iter_dagrun_infos_between(datetime(2026, 11, 2, tzinfo=UTC), datetime(2026, 11, 4, tzinfo=UTC))
+print(json.dumps([info.data_interval.end.isoformat() for info in infos]))
+"""
+    done = python(code, DAGS, environment=airflow_environment(home), cwd=home)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ends = [datetime.fromisoformat(end) for end in json.loads(done.stdout.splitlines()[-1])]
+    module = load("tandem_dags_backfill", {key: value for key, value in airflow_environment(home).items() if key.startswith("AIRFLOW")})
+    assert [module.data_day({}, end) for end in ends] == ["2026-11-02", "2026-11-03", "2026-11-04"]
+
+
+@pytest.mark.fault("R26")
 def test_day_of_a_data_interval_is_its_last_whole_day(module: ModuleType) -> None:
     assert module.data_day({"ds": None}, datetime(2026, 11, 20, tzinfo=UTC)) == "2026-11-19"
     assert module.data_day({}, datetime(2026, 11, 22, 12, tzinfo=UTC)) == "2026-11-21"
@@ -129,6 +156,7 @@ hostile = st.one_of(
 )
 
 
+@pytest.mark.fault("R26", "R31")
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(ds=hostile, run_id=st.text(max_size=300))
 def test_any_parameter_is_refused_or_gives_a_safe_command_line(module: ModuleType, ds: Any, run_id: str) -> None:
@@ -170,6 +198,7 @@ def step(module: ModuleType, *command: str) -> Any:
     return module.Step(task_id="ingest", command=list(command))
 
 
+@pytest.mark.fault("R29")
 def test_missing_interpreter_is_named_and_not_retried(module: ModuleType) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
@@ -186,6 +215,7 @@ def test_large_result_stays_out_of_the_xcom(module: ModuleType, tmp_path: Path) 
     assert step(module, "true").small_result(path) is None
 
 
+@pytest.mark.fault("R31")
 def test_shell_syntax_stays_text(module: ModuleType, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     code = f"import sys, pathlib; pathlib.Path({str(seen)!r}).write_text(sys.argv[1])"

@@ -111,6 +111,7 @@ def exhaustive(model: UnifiedModel, source: torch.Tensor, starts: torch.Tensor, 
         return np.stack([-model(row[None].expand(len(codes), -1), start[None].expand(len(codes), -1), tokens).numpy() for row, start in pairs])
 
 
+@pytest.mark.fault("R38")
 @given(codes=CODES, k=st.integers(1, 40), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_beams_as_many_as_items_is_exhaustive_scoring(codes: list[tuple[int, ...]], k: int, data: st.DataObject) -> None:

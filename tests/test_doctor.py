@@ -62,6 +62,7 @@ def test_the_command_that_installs_java_is_exact(tmp_path, monkeypatch):
         assert doctor.java_command() == command
 
 
+@pytest.mark.fault("R29")
 def test_what_is_missing_ends_with_69_and_a_way_out(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -170,6 +170,7 @@ def figures_of(task: str = "recommend", drop: tuple = (None, None, None), covera
     return made
 
 
+@pytest.mark.fault("R36")
 @pytest.mark.parametrize(
     ("figures", "invalid", "poisoned", "gate", "failed"),
     [
@@ -213,6 +214,7 @@ def write_model(spark, config, version: str, day, seed: int) -> None:
     tiny.register(spark, config, version, day)
 
 
+@pytest.mark.fault("R36")
 def test_a_night_of_evaluation(spark, config) -> None:
     """First model passed, second judged against it and failed, a rerun changes nothing; without another model a failure stops the night."""
     few = {"ks": [1, 5], "bootstrap": 20, "baselines": ["popularity", "itemknn", "bm25"]}
@@ -250,6 +252,7 @@ def test_a_night_of_evaluation(spark, config) -> None:
     assert json.loads(json.dumps(result))["rows"] == {"metrics": len(rows)}
 
 
+@pytest.mark.fault("R36")
 def test_nothing_to_judge_on_and_nothing_to_serve(spark, config) -> None:
     """An untrained model on a log where one item is everything: popularity is better, and there is no other model."""
     config = type(config).model_validate(config.model_dump() | {"evaluate": {"ks": [1], "bootstrap": 20, "baselines": []}})

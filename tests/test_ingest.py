@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import random
+import time
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from jobs import ingest, rows
-from jobs.config import Config, Ingest, Source, Warehouse, load
+from jobs.config import Config, Ingest, Lake, Source, Warehouse, load
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.spark import create, current_version, path_of, read
 from jobs.tables import CHECKS, EVENTS, ITEMS, QUARANTINE
@@ -114,7 +115,9 @@ ACCEPTED = [
 ]
 
 
-def test_every_reason_and_nothing_lost(spark, config, tmp_path):
+@pytest.mark.fault("R2", "R5", "R48")
+def test_every_reason_and_nothing_lost(spark, config, tmp_path, caplog):
+    caplog.set_level("DEBUG", logger="tandem")
     config = daily(config, tmp_path, max_events_per_user_day=3)
     mapped = config.warehouse.interactions.model_copy(update={"actions": {"click": "click", "BUY": "purchase"}})
     config = config.model_copy(update={"warehouse": config.warehouse.model_copy(update={"interactions": mapped})})
@@ -131,6 +134,8 @@ def test_every_reason_and_nothing_lost(spark, config, tmp_path):
     # The first three rows named "ok1" differ in time of arrival alone, so each hash tells which row was refused.
     assert Counter(row["payload_hash"] for row in bad) == Counter(hashlib.sha256(line).hexdigest() for line in raw)
     told = " ".join(row["payload"] for row in bad)
+    logs = "".join(path.read_text() for path in Path(config.lake.root).glob("*/_delta_log/*.json"))  # commits, with their userMetadata and statistics
+    assert not any(canary in text for canary in CANARIES for text in (caplog.text, logs, json.dumps(result, default=str)))
     assert not any(canary in told for canary in (*CANARIES, "u1", "red ball")) and all(json.loads(row["payload"]) for row in bad)
 
     good = {row["event_id"]: row for row in read(spark, config, EVENTS).collect()}
@@ -151,6 +156,35 @@ def test_every_reason_and_nothing_lost(spark, config, tmp_path):
     assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
 
 
+@pytest.mark.fault("R9")
+def test_the_hosts_time_zone_changes_nothing(spark, config, tmp_path, monkeypatch):
+    """The last millisecond of a day and the first of the next, on hosts of three zones: the same rows in the same days."""
+    zones, outcomes = spark._jvm.java.util.TimeZone, []
+    home = zones.getDefault()
+    drop(tmp_path, D2, [event("last", at=f"{D1}T23:59:59.999Z"), event("first", at=f"{D2}T00:00:00.000Z"), event("plain", at=f"{D2} 00:00:00")])
+    try:
+        for zone in ("UTC", "America/St_Johns", "Asia/Tokyo"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            zones.setDefault(zones.getTimeZone(zone))
+            there = daily(config, tmp_path).model_copy(update={"lake": Lake(root=f"{tmp_path}/{zone}")})
+            ingest.run(there, D2, "r")
+            told = read(spark, there, EVENTS).selectExpr("event_id", "string(event_ts)", "string(ingested_at)", "string(ds)")
+            outcomes.append(sorted(map(tuple, told.collect())))
+    finally:
+        zones.setDefault(home)
+        monkeypatch.undo()
+        time.tzset()
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert {name: (at, ds) for name, at, _, ds in outcomes[0]} == {
+        "last": (f"{D1} 23:59:59.999", str(D1)),
+        "first": (f"{D2} 00:00:00", str(D2)),
+        "plain": (f"{D2} 00:00:00", str(D2)),
+        f"s-{D2}": (f"{D2} 01:00:00", str(D2)),
+    }
+
+
+@pytest.mark.fault("R1", "R2")
 def test_late_rows_join_their_day_and_a_rerun_of_any_day_changes_nothing(spark, config, tmp_path):
     config = daily(config, tmp_path)
     drop(tmp_path, D1, [event("a", at=f"{D1}T08:00:00Z"), event("b", at=f"{D1}T09:00:00Z")])
@@ -242,6 +276,7 @@ def test_history_at_once_from_daily_drops(spark, config, tmp_path):
     assert ids(spark, config, D2) == {"a", "b", "c"} and result["rows_in"]["interactions"] == 5
 
 
+@pytest.mark.fault("R1")
 def test_conservation_and_winners_do_not_depend_on_the_order_of_rows(spark):
     """Twenty random days, each in three orders and partitionings: the oracle's winners, the same rows refused, none lost (R1)."""
     draw, days = random.Random(5), []
@@ -287,6 +322,7 @@ def oracle(days: list, most: int) -> dict[str, tuple[str, str]]:
     return winners
 
 
+@pytest.mark.fault("R4", "R6")
 def test_broken_or_missing_input_writes_nothing_and_says_what(spark, config, tmp_path):
     config = daily(config, tmp_path)
     lake = Path(config.lake.root)
@@ -316,6 +352,7 @@ def test_broken_or_missing_input_writes_nothing_and_says_what(spark, config, tmp
     assert not lake.exists()
 
 
+@pytest.mark.fault("R6")
 def test_an_empty_day_is_written_only_when_it_is_allowed(spark, config, tmp_path):
     config = only_interactions(daily(config, tmp_path))
     drop(tmp_path, D2, [event("a", at=f"{D2}T08:00:00Z")])
@@ -330,6 +367,7 @@ def test_an_empty_day_is_written_only_when_it_is_allowed(spark, config, tmp_path
     assert ids(spark, config, D2) == set()
 
 
+@pytest.mark.fault("R7")
 def test_a_volume_unlike_last_week_is_refused_from_seven_days_on(spark, config):
     create(spark, config, EVENTS)
 

@@ -132,6 +132,7 @@ def verbs(nights: SimpleNamespace, name: str) -> list[str]:
     return [call["key"].split()[1] for call in nights.calls if call["key"].split()[0] == day_of(PLANS[name])]
 
 
+@pytest.mark.fault("R50")
 def test_good_night_types_the_verbs_in_order(nights: SimpleNamespace) -> None:
     run = nights.runs["good"]
     assert run["state"] == "success"
@@ -150,6 +151,7 @@ def test_output_is_the_log_and_the_result_is_the_xcom(nights: SimpleNamespace) -
     assert xcoms["report._link_ReportPage"].startswith("file:///") and xcoms["report._link_ReportPage"].endswith("reports/day.html")
 
 
+@pytest.mark.fault("R28")
 @pytest.mark.parametrize(("night", "step", "code"), [("refused", "ingest", 65), ("misconfigured", "doctor", 64), ("missing", "doctor", 69)])
 def test_refusal_is_tried_once_and_stops_the_night(nights: SimpleNamespace, night: str, step: str, code: int) -> None:
     run = nights.runs[night]
@@ -160,6 +162,7 @@ def test_refusal_is_tried_once_and_stops_the_night(nights: SimpleNamespace, nigh
     assert f"{step}: exit {code}, " in nights.log
 
 
+@pytest.mark.fault("R28")
 def test_transient_failure_and_bug_are_retried(nights: SimpleNamespace) -> None:
     run = nights.runs["transient"]
     assert run["state"] == "success"
@@ -167,11 +170,13 @@ def test_transient_failure_and_bug_are_retried(nights: SimpleNamespace) -> None:
     assert verbs(nights, "transient") == ["doctor", *["embed_items"] * 3, "assign_identifiers", *["train"] * 2, "evaluate"]
 
 
+@pytest.mark.fault("R28")
 def test_retries_end(nights: SimpleNamespace) -> None:
     assert nights.runs["exhausted"]["tasks"]["doctor"] == ["failed", 4]
     assert verbs(nights, "exhausted") == ["doctor"] * 4
 
 
+@pytest.mark.fault("R44")
 @pytest.mark.parametrize("night", ["hanging", "killed"])
 def test_time_limit_and_kill_end_the_whole_process_group(nights: SimpleNamespace, stub: Path, night: str) -> None:
     assert nights.runs[night]["tasks"]["doctor"] == ["failed", 1]
@@ -180,6 +185,7 @@ def test_time_limit_and_kill_end_the_whole_process_group(nights: SimpleNamespace
         assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z", f"process {pid} outlived its task"
 
 
+@pytest.mark.fault("R23")
 def test_run_without_day_fails_at_once_and_names_the_parameter(nights: SimpleNamespace) -> None:
     run = nights.runs["dateless"]
     assert run["state"] == "failed" and run["tasks"]["day"] == ["failed", 1]
@@ -187,6 +193,7 @@ def test_run_without_day_fails_at_once_and_names_the_parameter(nights: SimpleNam
     assert "it needs the parameter ds" in nights.log
 
 
+@pytest.mark.fault("R23", "R26")
 def test_parameter_gives_the_day(nights: SimpleNamespace) -> None:
     assert nights.runs["by_parameter"]["state"] == "success"
     assert verbs(nights, "by_parameter") == TRAINING

@@ -72,6 +72,7 @@ def test_fill_keeps_every_promise(data: st.DataObject) -> None:
     assert items[len(answered) :].tolist() == rest[: k - len(answered)]
 
 
+@pytest.mark.fault("R42")
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_bisect_finds_exactly_the_poisoned(poisoned: list[bool]) -> None:
     def answer(requests):
@@ -84,6 +85,7 @@ def test_bisect_finds_exactly_the_poisoned(poisoned: list[bool]) -> None:
     assert [rows.tolist() for rows, _, _ in found] == [[] if bad else [n] for n, bad in enumerate(poisoned)]
 
 
+@pytest.mark.fault("R39", "R42", "R46")
 def test_the_udf_answers_each_request_by_itself(spark, tmp_path) -> None:
     """Batches of 2 and of 256, one partition and three: the same rows. The poisoned request falls back; an unavailable item never shows."""
     path = tiny.artifact(tmp_path / "m", NAMES[:25], TEXTS)
@@ -107,6 +109,7 @@ def test_the_udf_answers_each_request_by_itself(spark, tmp_path) -> None:
     assert [row.item_id for row in found["cold"]] == NAMES[:21:-1] and [row.item_id for row in found["poison"]] == NAMES[28:20:-1]
 
 
+@pytest.mark.fault("R38")
 def test_short_answers_are_filled_up(spark, tmp_path) -> None:
     """The model knows two available items; the other rows are popular, below its scores."""
     path = tiny.artifact(tmp_path / "m", NAMES[:25], TEXTS)
@@ -156,6 +159,7 @@ def test_counts_of_the_requests(spark) -> None:
     assert {name for name, check in found.items() if not check.passed} == {"unanswered", "poisoned_share"}
 
 
+@pytest.mark.fault("R3", "R40", "R41")
 def test_a_night_of_recommendations(spark, config, tmp_path) -> None:
     """Every user of the log and of the list, k available unseen items each; the day after, and what arrived after the day, is not looked at."""
     (tmp_path / "users.csv").write_text("who\nu1\nvisitor\n")
@@ -179,6 +183,7 @@ def test_a_night_of_recommendations(spark, config, tmp_path) -> None:
     assert recommend.run(config, DAY, "run2")["written"] == {"staged_recommendations": 0}
 
 
+@pytest.mark.fault("R42")
 def test_refusals(spark, config, monkeypatch: pytest.MonkeyPatch) -> None:
     write_world(spark, config, [event("u1", "i03", 1), event("u2", "i04", 1)])
     with pytest.raises(MissingInput, match="no passed model up to 2026-03-10"):

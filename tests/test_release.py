@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from deltalake import DeltaTable
 
-from jobs import release, rollback
+from jobs import registry, release, rollback
 from jobs.config import load
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
 from jobs.spark import create, path_of, read, schema
@@ -65,6 +65,7 @@ def published_versions(config):
     return {name: DeltaTable(f"{config.lake.root}/{name}").version() for name in ("recommendations", "search_results", "releases")}
 
 
+@pytest.mark.fault("R16", "R17")
 def test_measure_counts_each_fault_where_it_is(spark, config):
     rows = [
         *[recommendation(D1, "good", rank, f"i{rank}") for rank in (1, 2, 3)],
@@ -107,6 +108,7 @@ def test_measure_of_search_parts_everyone_from_a_user(spark):
 GOOD = {"null_keys": 0, "rank_gaps": 0, "repeated_items": 0, "unknown_items": 0, "bad_scores": 0, "rising_scores": 0, "deepest": 20, "fallback": 0, "rows": 800}
 
 
+@pytest.mark.fault("R7")
 @pytest.mark.parametrize(
     ("counts", "earlier", "failed"),
     [
@@ -128,6 +130,7 @@ def test_judge(config, counts, earlier, failed):
     assert {c.name.removeprefix("search_results.") for c in checks if not c.passed} == failed
 
 
+@pytest.mark.fault("R10", "R13")
 def test_life_of_a_lake(spark, tmp_path):
     """Release, rerun, kill, refusal, rerelease, rollback, backfill: in one lake, as nights would go."""
     config = load(None, [f"lake.root={tmp_path}", "spark.master=local[2]"])
@@ -195,6 +198,7 @@ def test_a_model_that_did_not_pass_is_not_released(spark, config):
     assert release.served(spark, config) is None
 
 
+@pytest.mark.fault("R14")
 def test_two_runs_of_one_day_serve_one_answer(spark, config):
     """R14: a loser is Transient and a no-op on retry; where both win, both wrote the same rows."""
     prepare(spark, config)
@@ -217,6 +221,40 @@ def test_two_runs_of_one_day_serve_one_answer(spark, config):
     assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 10
     for row in release.releases(spark, config):
         assert read(spark, config, RECOMMENDATIONS, at=D1, version=json.loads(row.output_versions)["recommendations"]).count() == 10
+
+
+@pytest.mark.fault("R37")
+def test_only_one_of_two_promotions_wins(spark, config, monkeypatch):
+    """While D2 is being released, D3 is: D2 must not take its place by being later. Of two gates on one model, none is lost in silence."""
+    prepare(spark, config)
+    for day, item in ((D1, "i1"), (D2, "i2"), (D3, "i3")):
+        stage(spark, config, day, {"u": [item]})
+    release.run(config, D1, "night1")
+    publish, waiting = release.publish, [D3]
+
+    def overtaken(spark, config, table, day, *rest):
+        if day == D2 and waiting:
+            release.run(config, waiting.pop(), "night3")
+        return publish(spark, config, table, day, *rest)
+
+    monkeypatch.setattr(release, "publish", overtaken)
+    with pytest.raises(Transient, match="2026-11-18 is published, and not served yet"):
+        release.run(config, D2, "night2")
+    assert release.served(spark, config).ds == D3
+    assert release.run(config, D2, "night2-retried")["status"] == "backfilled"
+    assert served_items(spark, config) == {"u": ["i3"]}
+
+    def gate(status):
+        try:
+            registry.set_status(spark, config, "m1", status)
+        except Transient:
+            return None
+        return status
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = set(pool.map(gate, ("passed", "failed")))
+    (row,) = read(spark, config, MODELS).collect()
+    assert row.status in outcomes
 
 
 def test_previous_goes_one_down_in_the_order_of_day_and_time():

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import pytest
 from test_recommend import DAY, NAMES, NOON, by_request, event, write_model, write_world
 
 from jobs import search
@@ -23,6 +24,7 @@ def test_the_window_is_of_event_times(spark) -> None:
     assert {row.query for row in found.select("query").collect()} == {"new", "first"}
 
 
+@pytest.mark.fault("R48")
 def test_which_queries(spark) -> None:
     rows = [asks("u1", "shared"), asks("u2", "shared"), asks("u1", "private"), asks("u1", "private", 0.1), asks("u3", "listed")]
     events = spark.createDataFrame(rows, schema(EVENTS))
@@ -47,6 +49,7 @@ def test_personal_requests_show_the_history(spark) -> None:
     assert sorted((row.user_id, row.query, row.history[0].item_id) for row in found) == [("u1", "a", "i05"), ("u1", "b", "i05"), ("u2", "a", "i05")]
 
 
+@pytest.mark.fault("R41")
 def test_a_night_of_search(spark, config, tmp_path) -> None:
     """Common and listed queries for everyone, each user's own for themselves; k available items each, though nobody knows the words."""
     (tmp_path / "queries.jsonl").write_text('{"query": "Thing NUMBER"}\n{"query": ""}\n')

@@ -45,6 +45,7 @@ def test_learns_the_world(ranker: rank.Ranker) -> None:
     assert [int(items[0]) for items, _ in walked] == [(walk[-1] + 2) % 12 for walk in walks]
 
 
+@pytest.mark.fault("R38", "R39")
 def test_contract(ranker: rank.Ranker) -> None:
     """Distinct known items, scores falling, batch = single, asking for more than exist, exclusions, availability, empty requests."""
     histories = [acts([0, 2]), acts([1]), [], acts([3, 5, 7])]
@@ -160,20 +161,34 @@ def test_only_training_rows_train(tmp_path: Path) -> None:
     assert "leaked" not in weights[1][1].tokenizer.get_vocab()
 
 
+@pytest.mark.fault("R48")
+@pytest.mark.parametrize("users", [("user3",), ("user3", "user4")])
+def test_what_one_person_alone_typed_is_no_token(tmp_path: Path, users: tuple[str, ...]) -> None:
+    """In two queries of one person a card number does not become a token; in two that two people asked it is a word as any other."""
+    rows = checkerboard_rows(users=6)
+    for user in users:
+        asked = [row for row in rows if row["user_id"] == user and row["task"] == "search"]
+        for row, word in zip(asked, ("pay", "call"), strict=False):
+            row["query"] = f"{word} 4111111111111111"
+    write_lake(tmp_path, rows)
+    vocabulary = train.Training(training_spec(tmp_path)).vocabulary
+    assert any("4111" in token for token in vocabulary.tokenizer.get_vocab()) is (len(users) > 1)
+
+
 def start(spec: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "model.train", str(spec)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def test_killed_and_resumed_equals_straight(tmp_path: Path) -> None:
-    """R27, R32, R33: kill -9 after each of three checkpoints, one of which is then damaged; the weights differ by nothing."""
-    write_lake(tmp_path, checkerboard_rows(users=20))
+def weight_delta(root: Path, kills: int) -> float:
+    """The largest difference between the weights of a straight training and of one that is killed so often; the second kill also damages a checkpoint."""
+    write_lake(root, checkerboard_rows(users=20))
     finished = {}
-    for name, kills in (("straight", 0), ("killed", 3)):
-        work = tmp_path / name
-        spec = training_spec(tmp_path, epochs=6, dropout=0.3, checkpoint_steps=2) | {"work": str(work), "output": str(tmp_path / f"{name}-artifact")}
-        path = tmp_path / f"{name}.json"
+    for name, times in (("straight", 0), ("killed", kills)):
+        work = root / name
+        spec = training_spec(root, epochs=6, dropout=0.3, checkpoint_steps=2) | {"work": str(work), "output": str(root / f"{name}-artifact")}
+        path = root / f"{name}.json"
         path.write_text(json.dumps(spec))
-        for kill in range(kills):
+        for kill in range(times):
             process = start(path)
             before = {p.name for p in work.glob("checkpoint-*")}
             while process.poll() is None and len({p.name for p in work.glob("checkpoint-*")} - before) < 1:
@@ -186,10 +201,16 @@ def test_killed_and_resumed_equals_straight(tmp_path: Path) -> None:
                 (newest / "state.safetensors").write_bytes(b"half a file")
         process = start(path)
         assert process.wait() == 0, process.stderr.read().decode()
-        finished[name] = artifact.load(tmp_path / f"{name}-artifact")
+        finished[name] = artifact.load(root / f"{name}-artifact")
         assert not work.exists()
     straight, killed = finished["straight"], finished["killed"]
-    assert max(float((straight[0][name] - killed[0][name]).abs().max()) for name in straight[0]) <= 1e-6
+    return max(float((straight[0][name] - killed[0][name]).abs().max()) for name in straight[0])
+
+
+@pytest.mark.fault("R27", "R32", "R33")
+def test_killed_and_resumed_equals_straight(tmp_path: Path) -> None:
+    """Kill -9 after each of three checkpoints, one of which is then damaged; the weights differ by nothing."""
+    assert weight_delta(tmp_path, 3) <= 1e-6
 
 
 def test_warm_start_keeps_what_was_learnt_and_grows(tmp_path: Path) -> None:
@@ -218,6 +239,7 @@ def trained_on(root: Path, items: int) -> Path:
     return root / "artifact"
 
 
+@pytest.mark.fault("R35")
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -236,6 +258,7 @@ def test_unsound_training_stops_with_65_and_leaves_no_artifact(tmp_path: Path, c
     assert not (tmp_path / "artifact").exists()
 
 
+@pytest.mark.fault("R34")
 def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
     """R34: another byte, a missing file, or a pickle named in the manifest."""
     folder = trained_on(tmp_path / "a", items=12)

@@ -41,6 +41,7 @@ def source_file(spark, tmp_path: Path, kind: str) -> Source:
     return Source(path=path, format=kind, columns=columns, timestamp_unit="s")
 
 
+@pytest.mark.fault("R8")
 @pytest.mark.parametrize("kind", ["delta", "parquet", "jsonl", "csv", "tsv"])
 def test_formats_say_the_same(spark, tmp_path, kind):
     source = source_file(spark, tmp_path, kind)
@@ -54,6 +55,7 @@ def test_formats_say_the_same(spark, tmp_path, kind):
         assert (got.version, got.rows.count()) == (0, 2)
 
 
+@pytest.mark.fault("R4")
 @pytest.mark.parametrize(
     ("kind", "ddl", "told"),
     [

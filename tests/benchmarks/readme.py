@@ -1,6 +1,6 @@
 """Put generated text between the README's markers: `python tests/benchmarks/readme.py` (with --check: only say whether it is there).
 
-<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names: night_*, study_*
+<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names: night_*, study_*, faults
 """
 
 import json
@@ -115,6 +115,20 @@ def interval(figure: dict | None) -> str:
     return f"{figure['value']:.4f}" + (" [{:.4f}, {:.4f}]".format(*figure["ci"]) if figure["ci"] else "")
 
 
+def faults(path: Path) -> str:
+    """The headline figures, then one row per step that was killed."""
+    held = json.loads(path.read_text())
+    lines = [f"`make chaos` (`{held['command']}`) · {held['machine']} · seed {held['seeds'][0]} · {held['date']} · commit {held['commit']}", ""]
+    lines += ["| figure | value | |", "|---|---|---|"]
+    lines += [f"| {row['figure']} | {row['value']:g} | {row['unit']} |" for row in held["figures"]]
+    steps = held.get("kills", {}).get("steps", {})
+    if steps:
+        lines += ["", "| step | kills | rows lost | rows doubled | polls of the reader | partial days seen |", "|---|---|---|---|---|---|"]
+    lines += [f"| {name} | {s['kills']} | {s['lost']} | {s['doubled']} | {s['polls']:,} | {s['partial']} |" for name, s in steps.items()]
+    failed = [row for row, passed in held.get("rows", {}).get("passed", {}).items() if not passed]
+    return "\n".join(lines + ([f"\nFailed: {', '.join(failed)}."] if failed else []))
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -133,7 +147,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, quality):
+    for kind in (night, study, identifiers, quality, faults):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:

@@ -1,0 +1,79 @@
+"""Erase a user: delete their rows from every table, and refuse what the warehouse's logs still hold of them.
+
+Reads and writes every table that names users; writes one row of erasures, which holds a hash of the user's key and no key. Knows not how rows are
+made. From then on `ingest` refuses the user's events up to the day of the request, and `jobs.release.latest` shows no row of theirs, whatever
+release is served; a rerun of a past day trains a new model, because the rows it would read have changed.
+
+What stays for a while: versions of the past, whose files `maintain` deletes `maintain.keep_days` days after this; and the weights of models that
+learnt from the user, which are served until the weekly full training replaces them. Queries of several users are not one user's data.
+"""
+
+import hashlib
+import json
+import logging
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from delta import DeltaTable
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.config import Config
+from jobs.errors import BadData
+from jobs.spark import WRITTEN, append, conflict_is_transient, exists, path_of, read, schema, session, tagged
+from jobs.tables import CORPORA, ERASURES, EVENTS, QUARANTINE, RECOMMENDATIONS, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS, Table
+
+# What is published first, what it is made from last: killed in between, the retry finds the rest.
+TABLES = (RECOMMENDATIONS, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS, CORPORA, EVENTS, QUARANTINE)
+
+log = logging.getLogger("tandem")
+
+
+def run(config: Config, day: date, run_id: str, user: str) -> dict:
+    """Returns {"removed": table → rows deleted, "left": rows found afterwards, "pages": report pages deleted}.
+
+    Raises Transient (a table was being written; what is deleted stays deleted, retry), BadData (rows are left after all).
+    """
+    spark = session(config)
+    known = hashlib.sha256(user.encode()).hexdigest()
+    there = [table for table in TABLES if exists(spark, config, table)]
+    # First of all: what is ingested meanwhile is refused already.
+    tell(spark, config, day, known, {}, run_id)
+    removed = {table.name: delete(spark, config, table, of_user(table, user, known), run_id) for table in there}
+    left = sum(read(spark, config, table).where(of_user(table, user, known)).count() for table in there)
+    if left:
+        raise BadData(f"erase: {left} rows of the user came back while they were deleted; run it again when no step is running")
+    pages = forget_pages(config, known)
+    tell(spark, config, day, known, removed, run_id)
+    log.info("erase %s…: %s rows, %d report pages; none left in current versions", known[:8], removed, pages)
+    return {"removed": removed, "left": left, "pages": pages}
+
+
+def of_user(table: Table, user: str, known: str) -> Column:
+    if table is QUARANTINE:
+        return F.get_json_object("payload", "$.user_id") == F.lit(known[:16])  # as `jobs.rows.digest` wrote it
+    return F.col("user_id") == F.lit(user)
+
+
+def delete(spark: SparkSession, config: Config, table: Table, condition: Column, run_id: str) -> int:
+    """Rows deleted. The commit names the first day that it changes, so that `written_up_to` sees it; none is made where there is no row."""
+    found = read(spark, config, table).where(condition).agg(F.count("*").alias("rows"), F.min("ds").alias("first")).first()
+    if found.rows:
+        path = path_of(config, table)
+        WRITTEN.add(table.name)
+        with conflict_is_transient(path), tagged(spark, run_id=run_id, table=table.name, ds=found.first.isoformat()):
+            DeltaTable.forPath(spark, path).delete(condition)
+    return int(found.rows)
+
+
+def tell(spark: SparkSession, config: Config, day: date, known: str, removed: dict[str, int], run_id: str) -> None:
+    row = (day, known, json.dumps(removed), run_id, datetime.now(UTC))
+    append(spark, config, ERASURES, spark.createDataFrame([row], schema(ERASURES)), run_id)
+
+
+def forget_pages(config: Config, known: str) -> int:
+    """Delete the report pages that show the user among their examples (below a local root; elsewhere an object store's lifecycle must)."""
+    shown = [page for page in Path(config.lake.root, "reports").glob("*.html") if known[:8] in page.read_text(encoding="utf-8")]
+    for page in shown:
+        page.unlink()
+    return len(shown)

@@ -1,0 +1,27 @@
+"""Which versions of which tables a step read, and which hold what it wrote: one row of lineage per execution that ended well.
+
+Knows no verb. What was read and written, `jobs.spark` has noted: the only way in and out of the lake.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+
+from jobs.config import Config
+from jobs.spark import CODE_VERSION, READ, WRITTEN, append, current_version, schema, session
+from jobs.tables import LINEAGE, TABLES
+
+
+@contextmanager
+def told(config: Config, step: str, day: date, run_id: str) -> Iterator[None]:
+    """Append the row of the step that the block runs; none where it raises, or touches no table."""
+    READ.clear()
+    WRITTEN.clear()
+    yield
+    if READ or WRITTEN:
+        spark = session(config)
+        inputs = {name: sorted(versions) for name, versions in READ.items()}
+        outputs = {name: current_version(spark, config, TABLES[name]) for name in sorted(WRITTEN)}
+        row = (day, step, run_id, json.dumps(inputs, sort_keys=True), json.dumps(outputs), config.hash(), CODE_VERSION, datetime.now(UTC))
+        append(spark, config, LINEAGE, spark.createDataFrame([row], schema(LINEAGE)), run_id)

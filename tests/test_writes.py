@@ -1,0 +1,98 @@
+"""A day is written whole or not at all, whatever happens to the writer: bad rows, other writers, older days, a full disk."""
+
+import json
+import math
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+
+import psutil
+import pytest
+from deltalake import DeltaTable
+from test_release import prepare, recommendation, stage
+
+from jobs import release
+from jobs.__main__ import main
+from jobs.config import load
+from jobs.errors import BadData
+from jobs.spark import current_version, path_of, read, replace, schema
+from jobs.tables import LINEAGE, RECOMMENDATIONS
+
+DAY = date(2026, 11, 17)
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def rows(day, *items):
+    return [recommendation(day, "u", rank, item) for rank, item in enumerate(items, 1)]
+
+
+def put(spark, config, day, run_id, *items):
+    return replace(spark, config, RECOMMENDATIONS, day, spark.createDataFrame(rows(day, *items), schema(RECOMMENDATIONS)), run_id)["written"]
+
+
+def promise(config):
+    """What a table says of itself: columns with comments and nullability, constraints, partition, properties."""
+    table = DeltaTable(path_of(config, RECOMMENDATIONS))
+    told = table.metadata()
+    return told.description, told.partition_columns, told.configuration, table.schema().to_json(), table.protocol().min_reader_version
+
+
+@pytest.mark.fault("R11", "R15", "R16", "R20")
+def test_days_side_by_side_and_out_of_order(spark, config):
+    """Four days at once all get through; an older day after newer ones is written; a day of bad rows leaves all as it was, and names the rule."""
+    assert put(spark, config, DAY, "first", "a") == 1
+    before = promise(config)
+    days = [DAY + timedelta(days=n) for n in range(1, 5)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda day: put(spark, config, day, f"backfill-{day}", "a", "b"), days)) == [2, 2, 2, 2]
+    version = current_version(spark, config, RECOMMENDATIONS)
+    old = DAY - timedelta(days=30)
+    assert put(spark, config, old, "late", "c") == 1
+    assert current_version(spark, config, RECOMMENDATIONS) == version + 1
+    for rerun in ("x", "y", "z"):
+        assert put(spark, config, DAY, "rerun", rerun) == 1
+    held = {day: n for day, n in read(spark, config, RECOMMENDATIONS).groupBy("ds").count().collect()}
+    assert held == {old: 1, DAY: 1} | dict.fromkeys(days, 2)
+    assert promise(config) == before and "delta.constraints.recommendations_rank" in before[2] and "1 is best" in before[3]
+
+    version = current_version(spark, config, RECOMMENDATIONS)
+    for spoilt, rule in (
+        (recommendation(DAY, "u", 0, "a"), "rank: rank >= 1"),
+        (recommendation(DAY, "u", 1, "a", math.nan), "score: "),
+        (recommendation(DAY, None, 1, "a"), "user_id is not null"),
+        (recommendation(DAY + timedelta(days=1), "u", 1, "a"), "partition: ds = '2026-11-17'"),
+    ):
+        frame = spark.createDataFrame([spoilt, *rows(DAY, "b")], ", ".join(f"{column.name} {column.type}" for column in RECOMMENDATIONS.columns))
+        with pytest.raises(BadData, match=f"refuses 1 of 2 rows: the promise `{rule}"):
+            replace(spark, config, RECOMMENDATIONS, DAY, frame, "spoilt")
+    assert current_version(spark, config, RECOMMENDATIONS) == version
+
+
+@pytest.mark.fault("R21")
+def test_a_full_disk_publishes_nothing(spark, tmp_path, monkeypatch):
+    """The JVM may write no file over 60 kB from the publish on, as on a disk that fills up: exit 70, nothing is served. With room again, the retry is."""
+    config = load(None, [f"lake.root={tmp_path}", "spark.master=local[2]"])
+    prepare(spark, config)
+    stage(spark, config, DAY, {f"user-{hash((n, 'x')):x}" * 2: ["i1", "i2"] for n in range(3000)})
+    java = next(child for child in psutil.Process().children(recursive=True) if child.name() == "java")
+    room, publish = java.rlimit(psutil.RLIMIT_FSIZE), release.publish
+
+    def on_a_full_disk(*arguments):
+        java.rlimit(psutil.RLIMIT_FSIZE, (60_000, room[1]))
+        return publish(*arguments)
+
+    command = ["release", "--date", str(DAY), "--set", f"lake.root={tmp_path}"]
+    try:
+        monkeypatch.setattr(release, "publish", on_a_full_disk)
+        assert main(command) == 70
+    finally:
+        java.rlimit(psutil.RLIMIT_FSIZE, room)
+    assert room[0] == resource.RLIM_INFINITY and release.served(spark, config) is None
+    assert read(spark, config, RECOMMENDATIONS).count() == 0
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert json.loads(release.served(spark, config).counts)["recommendations"] == {"rows": 6000, "requests": 3000}
+    (told,) = read(spark, config, LINEAGE).collect()  # of the run that ended well
+    inputs, outputs = json.loads(told.inputs), json.loads(told.outputs)
+    assert (told.step, told.ds, inputs["items"], inputs["models"]) == ("release", DAY, [1], [1]) and {"staged_recommendations", "releases"} <= set(inputs)
+    assert outputs == {name: DeltaTable(f"{tmp_path}/{name}").version() for name in ("checks", "recommendations", "releases", "search_results")}
