@@ -60,7 +60,18 @@ TRAIN_POD = os.environ.get("TANDEM_TRAIN_POD")
 ALERT = os.environ.get("TANDEM_ALERT")
 
 REFUSED = {64: "bad argument or configuration", 65: "bad data, refused by a check", 69: "a needed input is missing"}
-HOURS = {"ingest": 1, "build_corpora": 1, "embed_items": 1, "assign_identifiers": 1, "train": 4, "evaluate": 1, "recommend": 2, "search": 2, "maintain": 6}
+HOURS = {
+    "ingest": 1,
+    "build_corpora": 1,
+    "embed_items": 1,
+    "assign_identifiers": 1,
+    "train": 4,
+    "evaluate": 1,
+    "recommend": 2,
+    "search": 2,
+    "suggest": 2,
+    "maintain": 6,
+}
 XCOM_BYTES = 48 * 1024
 SECRETS = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_")
 
@@ -259,10 +270,11 @@ POLICY: dict[str, Any] = {
 # At 00:00, so that `backfill create --to-date 2026-11-05` means the whole of that day.
 @dag(schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), max_active_runs=4, tags=["tandem", "tier-1"], **POLICY)
 def tandem_nightly() -> None:
-    made = steps(("doctor", "ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate", "recommend", "search", "release", "report"))
-    *before, recommend, search, release, report = made.values()
+    first = ("doctor", "ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate")
+    made = steps((*first, "recommend", "search", "suggest", "release", "report"))
+    *before, recommend, search, suggest, release, report = made.values()
     report.operator_extra_links = (ReportPage(),)
-    chain(*before, [recommend, search], release, report)
+    chain(*before, [recommend, search, suggest], release, report)
 
 
 # At noon: half a day after the night of the same day began, and half a day before the next one does.

@@ -28,7 +28,8 @@ VERBS = {
     "evaluate": "corpora, models → metrics; passes the model, or not",
     "recommend": "events, items, models → recommendations (staged)",
     "search": "events, items, models → search_results (staged)",
-    "release": "staged rows → recommendations, search_results, releases",
+    "suggest": "events, models → query_suggestions (staged), where suggest.k asks for them",
+    "release": "staged rows → recommendations, search_results, query_suggestions, releases",
     "report": "metrics, checks, releases → one HTML page",
     "run": "the whole night, from ingest to report",
     "demo": "simulate a small warehouse, run its nights, show what came out",
@@ -38,7 +39,7 @@ VERBS = {
     "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint, gensar) → studies",
     "doctor": "what this machine has and lacks",
 }
-TOLD = {*list(VERBS)[1:11], "rollback", "erase", "maintain"}  # the steps of a night, and what changes tables besides
+TOLD = {*list(VERBS)[1:12], "rollback", "erase", "maintain"}  # the steps of a night, and what changes tables besides
 DATELESS = {"demo", "doctor", "study"}
 SUBJECTS = {"study": ("h1", "h2", "cap", "joint", "gensar")}  # verbs that need one more word
 FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",), "user": ("erase",)}

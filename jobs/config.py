@@ -263,6 +263,15 @@ class Search(Section):
     batch_size: int = Field(default=512, ge=1)
 
 
+class Suggest(Section):
+    k: int = Field(default=0, ge=0, le=100, description="queries suggested to each user; 0 makes none. Needs a model trained on next_query (gensar)")
+    beams: int = Field(default=10, ge=1)
+    lookback_days: int = Field(default=30, ge=1, description="only queries of these days are suggested")
+    min_users: int = Field(default=5, ge=1, description="and only those of so many distinct users: nobody sees what one person typed")
+    max_queries: int = Field(default=100_000, ge=1, description="the most frequent of them, at most")
+    batch_size: int = Field(default=512, ge=1)
+
+
 class Release(Section):
     max_volume_change: float = Field(default=0.5, gt=0, description="requests answered against the median of last week's releases")
     max_changed_share: float = Field(default=0.95, ge=0, le=1, description="share of requests whose first item differs from the served one")
@@ -302,6 +311,7 @@ class Config(Section):
     gate: Gate = Gate()
     recommend: Recommend = Recommend()
     search: Search = Search()
+    suggest: Suggest = Suggest()
     release: Release = Release()
     maintain: Maintain = Maintain()
     study: Study = Study()

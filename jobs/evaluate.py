@@ -30,6 +30,7 @@ from jobs.recommend import MAX_POISONED_SHARE, answer, artifact_path, no_history
 from jobs.registry import candidate, champion, set_status
 from jobs.spark import path_of, read, replace, schema, session
 from jobs.tables import CORPORA, ITEMS, METRICS, MODELS
+from model.recipes import SERVED
 from udfs.bootstrap import METRICS as RANK_METRICS
 from udfs.bootstrap import SUMS, resampled_sums
 
@@ -232,7 +233,7 @@ def all_rankings(
 
 
 def tasks_of(model: Row) -> list[str]:
-    return json.loads(model.config)["train"]["tasks"]
+    return [task for task in json.loads(model.config)["train"]["tasks"] if task in SERVED]
 
 
 def measure(

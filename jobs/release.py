@@ -1,7 +1,7 @@
 """Audit the staged day, publish it, and only then say that it is served: write, audit, publish.
 
-Reads staged_recommendations, staged_search_results, items, models, releases. Writes checks (step release), recommendations,
-search_results, and last of all one row of releases. Knows not how the rows were made.
+Reads staged_recommendations, staged_search_results (and staged_query_suggestions where `suggest.k` asks for them), items, events, models, releases. Writes
+checks (step release), recommendations, search_results, query_suggestions, and last of all one row of releases. Knows not how the rows were made.
 
 Delta has no transaction over two tables. So readers go through `latest`: the newest row of releases names the Delta version of each
 published table, and between the two publishes, or after a kill there, they still see the old release whole. A refused audit leaves
@@ -24,8 +24,10 @@ from pyspark.sql import functions as F
 from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.errors import MissingInput, Transient
+from jobs.recommend import events_known
 from jobs.served import served_of
 from jobs.spark import CODE_VERSION, WRITTEN, append, conflict_is_transient, create, current_version, exists, path_of, read, replace, schema, session, versions
+from jobs.suggest import common
 from jobs.tables import (
     CORPORA,
     ERASURES,
@@ -34,16 +36,22 @@ from jobs.tables import (
     ITEM_IDENTIFIERS,
     ITEMS,
     MODELS,
+    QUERY_SUGGESTIONS,
     RECOMMENDATIONS,
     RELEASES,
     SEARCH_RESULTS,
+    STAGED_QUERY_SUGGESTIONS,
     STAGED_RECOMMENDATIONS,
     STAGED_SEARCH_RESULTS,
     Table,
 )
 
-INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS)
-PUBLISHED = {RECOMMENDATIONS.name: (RECOMMENDATIONS, STAGED_RECOMMENDATIONS), SEARCH_RESULTS.name: (SEARCH_RESULTS, STAGED_SEARCH_RESULTS)}
+INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS, STAGED_QUERY_SUGGESTIONS)
+PUBLISHED = {
+    RECOMMENDATIONS.name: (RECOMMENDATIONS, STAGED_RECOMMENDATIONS),
+    SEARCH_RESULTS.name: (SEARCH_RESULTS, STAGED_SEARCH_RESULTS),
+    QUERY_SUGGESTIONS.name: (QUERY_SUGGESTIONS, STAGED_QUERY_SUGGESTIONS),
+}
 WEEK = 7  # releases that the volume is held against
 MIN_RELEASES = 3  # a median of fewer is told, not judged
 MIN_REQUESTS = 20  # a share of fewer requests is noise: told, not judged
@@ -60,12 +68,17 @@ def run(config: Config, day: date, run_id: str) -> dict:
     pinned = versions(spark, config, INPUTS)
     rows = releases(spark, config)
     before = served_of(rows)
-    staged = {name: staged_rows(spark, config, name, day, pinned) for name in PUBLISHED}
+    names = [name for name in PUBLISHED if name != QUERY_SUGGESTIONS.name or config.suggest.k]
+    staged = {name: staged_rows(spark, config, name, day, pinned) for name in names}
     items = read(spark, config, ITEMS, at=day, version=pinned.get(ITEMS.name))
     found = {}
     for name, frame in staged.items():
-        old = latest(spark, config, PUBLISHED[name][0]) if before else frame.limit(0)
-        found[name] = measure(frame, items, old).first().asDict()  # one row of counts
+        old = latest(spark, config, PUBLISHED[name][0]) if before and name in json.loads(before.output_versions) else frame.limit(0)
+        if name == QUERY_SUGGESTIONS.name:
+            may = common(config, events_known(spark, config, day), day).select(F.col("query").alias("item_id"), F.lit(True).alias("is_available"))
+            found[name] = measure(as_answers(frame), may, as_answers(old)).first().asDict()
+        else:
+            found[name] = measure(frame, items, old).first().asDict()  # one row of counts
         log.info("release: %s: %d rows answer %d requests", name, found[name]["rows"], found[name]["requests"])
     checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(rows, name, day))]
     record(spark, config, "release", day, checks + judge_model(spark, config, found), run_id)
@@ -92,6 +105,11 @@ def staged_rows(spark: SparkSession, config: Config, name: str, day: date, pinne
     if staged.name not in pinned:
         return spark.createDataFrame([], schema(staged))
     return read(spark, config, staged, version=pinned[staged.name]).where(F.col("ds") == F.lit(day))
+
+
+def as_answers(suggestions: DataFrame) -> DataFrame:
+    """Suggested queries in the place of items, so that one audit holds for both."""
+    return suggestions.withColumnRenamed("query", "item_id").withColumn("source", F.lit("model"))
 
 
 def request_of(frame: DataFrame) -> list[str]:
@@ -145,7 +163,7 @@ def measure(staged: DataFrame, items: DataFrame, old: DataFrame) -> DataFrame:
 
 def judge(config: Config, table: str, counts: Mapping[str, int], earlier: list[int]) -> list[Check]:
     """The checks of one table: what measure found, held against what is allowed and against earlier releases' requests."""
-    k = (config.recommend if table == RECOMMENDATIONS.name else config.search).k
+    k = {RECOMMENDATIONS.name: config.recommend, SEARCH_RESULTS.name: config.search, QUERY_SUGGESTIONS.name: config.suggest}[table].k
     names = ("null_keys", "rank_gaps", "repeated_items", "unknown_items", "bad_scores", "rising_scores")
     checks = [Check(name, "fail", float(counts[name]), 0.0, counts[name] == 0) for name in names]
     checks.append(Check("deepest_rank", "fail", float(counts["deepest"]), float(k), counts["deepest"] <= k))
@@ -178,7 +196,7 @@ def earlier(rows: list[Row], table: str, day: date) -> list[int]:
     days: dict[date, int] = {}
     for row in rows:
         if row.ds < day and row.status != "rollback":
-            days.setdefault(row.ds, json.loads(row.counts)[table]["requests"])
+            days.setdefault(row.ds, json.loads(row.counts).get(table, {}).get("requests", 0))
     return [days[ds] for ds in sorted(days)[-WEEK:]]
 
 
@@ -230,7 +248,7 @@ def served(spark: SparkSession, config: Config) -> Row | None:
 
 
 def latest(spark: SparkSession, config: Config, table: Table) -> DataFrame:
-    """The served release's rows of recommendations or search_results: the day at the Delta version that the release names.
+    """The served release's rows of a published table: the day at the Delta version that the release names.
 
     Without those of users who were erased, whom a version of before still holds.
     """

@@ -15,7 +15,7 @@ import psutil
 
 from jobs.config import Config
 
-STEPS = ("ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate", "recommend", "search", "release", "report")
+STEPS = ("ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate", "recommend", "search", "suggest", "release", "report")
 
 log = logging.getLogger("tandem")
 

@@ -263,9 +263,29 @@ SEARCH_RESULTS = Table(
     volatile=("run_id", "generated_at"),
 )
 
+QUERY_SUGGESTIONS = Table(
+    "query_suggestions",
+    "ds, user, rank",
+    "suggest (staged), release",
+    (
+        DS,
+        Column("user_id", "STRING", "the warehouse's (pseudonymous) user key"),
+        Column("rank", "INT", "1 is best; contiguous, unique per user"),
+        Column("query", "STRING", "a query that enough users have searched before; normalised"),
+        Column("score", "DOUBLE", "log-probability; non-increasing with rank"),
+        MODEL_VERSION,
+        RUN_ID,
+        Column("generated_at", "TIMESTAMP", "when the row was made"),
+    ),
+    ("ds", "user_id", "rank"),
+    {"rank": "rank >= 1"},
+    volatile=("run_id", "generated_at"),
+)
+
 # The same promise, not yet audited: `release` reads these and no analyst does.
 STAGED_RECOMMENDATIONS = replace(RECOMMENDATIONS, name="staged_recommendations", written_by="recommend")
 STAGED_SEARCH_RESULTS = replace(SEARCH_RESULTS, name="staged_search_results", written_by="search")
+STAGED_QUERY_SUGGESTIONS = replace(QUERY_SUGGESTIONS, name="staged_query_suggestions", written_by="suggest")
 
 RELEASES = Table(
     "releases",
@@ -359,8 +379,10 @@ TABLES = {
         CHECKS,
         RECOMMENDATIONS,
         SEARCH_RESULTS,
+        QUERY_SUGGESTIONS,
         STAGED_RECOMMENDATIONS,
         STAGED_SEARCH_RESULTS,
+        STAGED_QUERY_SUGGESTIONS,
         RELEASES,
         ERASURES,
         LINEAGE,

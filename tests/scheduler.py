@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DAGS = ROOT / "dags"
-NIGHT = ["doctor", "ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate", "recommend", "search", "release", "report"]
+BEFORE = ["doctor", "ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate"]
+NIGHT = [*BEFORE, "recommend", "search", "suggest", "release", "report"]
 TRAINING = ["doctor", "embed_items", "assign_identifiers", "train", "evaluate"]
 
 

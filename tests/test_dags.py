@@ -103,7 +103,7 @@ def test_every_task_is_a_verb_in_the_order_of_the_flow(dags: dict[str, Any]) -> 
         for task in dag.tasks[1:]:
             assert task.command[1:5] == ["-m", "jobs", task.task_id, "--date"]
             assert "--run-id" in task.command
-    assert nightly.task_dict["release"].upstream_task_ids == {"day", "recommend", "search"}
+    assert nightly.task_dict["release"].upstream_task_ids == {"day", "recommend", "search", "suggest"}
     assert nightly.task_dict["search"].upstream_task_ids == {"day", "evaluate"}
     assert all("train.warm_start=false" in task.command for task in training.tasks[1:])
 
