@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.artifact import weights_of
 from model.questions import NO, YES, Form
 from model.unified import UnifiedModel
 from model.views import Views, bag
@@ -37,6 +38,10 @@ class GenSR(nn.Module):
             for embedding in {id(p): p for p in (shared, unified.t5.lm_head.weight)}.values():
                 embedding[unified.text_size :] = 0.0
 
+    def kept(self) -> dict[str, Tensor]:
+        """All that an artifact keeps of it, by name: parameters, the frozen table among them, and the items' texts."""
+        return weights_of(self) | {"texts": self.texts}
+
     def vectors(self, rows: Tensor) -> dict[str, Tensor]:
         """rows: int64, item numbers → view → their vectors."""
         makers = {"collaborative": lambda: F.embedding(rows, self.table), "semantic": lambda: bag(self.unified.t5.shared.weight, self.texts[rows])}
@@ -48,18 +53,22 @@ class GenSR(nn.Module):
         contexts = self.views.contexts(self.vectors(history.clamp(min=0)), present)
         return self.views(contexts, self.vectors(candidates), present)
 
-    def answers(self, source: Tensor, slots: Tensor, tasks: Tensor) -> Tensor:
-        """Log-odds of Yes, fp32 [R, C]. source: int64 [R, T]. slots: [R, C, slots, d_model]. tasks: int64 [R]."""
-        hidden = self.unified.first_step(source.repeat_interleave(slots.shape[1], dim=0), slots.flatten(0, 1))
-        said = self.unified.logits(hidden).float().unflatten(-1, (-1, 2))
-        odds = (said[..., YES] - said[..., NO] + self.prior).view(*slots.shape[:2], -1)
-        own = tasks if self.form.answers == "per_task" else torch.zeros_like(tasks)
-        return odds.take_along_dim(own[:, None, None], dim=2)[..., 0]
+    def states(self, source: Tensor, slots: Tensor) -> Tensor:
+        """Where the decoder is about to answer, [R, C, d_model]. source: int64 [R, T]. slots: [R, C, 2 · views, d_model]."""
+        return self.unified.first_step(source.repeat_interleave(slots.shape[1], dim=0), slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
 
-    def forward(self, source: Tensor, history: Tensor, candidates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """(log-odds [R, C], slots [R, C, 2 · views, d_model])."""
+    def odds(self, states: Tensor, tasks: Tensor) -> Tensor:
+        """Log-odds of Yes, fp32 [R, C]. states: [R, C, d_model]. tasks: int64 [R]."""
+        said = self.unified.logits(states).float().unflatten(-1, (-1, 2))
+        told = said[..., YES] - said[..., NO] + self.prior
+        own = tasks if self.form.answers == "per_task" else torch.zeros_like(tasks)
+        return told.take_along_dim(own[:, None, None], dim=2)[..., 0]
+
+    def forward(self, source: Tensor, history: Tensor, candidates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-odds [R, C], the slots and the states they are made of. source: int64 [R, T]. history: int64 [R, N] of `newest`. candidates: int64 [R, C]."""
         slots = self.slots(history, candidates)
-        return self.answers(source, slots, tasks), slots
+        states = self.states(source, slots)
+        return self.odds(states, tasks), slots, states
 
 
 def cross_entropy(odds: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.data import Ragged
+from model.information import entropy
 from model.pairs import Requests
 from model.questions import TASKS
 from model.vocabulary import Vocabulary, train_tokenizer
@@ -41,11 +42,6 @@ class PairWorld:
         """I(pair; answer) in nats with `per` wrong candidates for each right one, for who knows tastes and topics."""
         wrong = per * self.looks_right(task)
         return entropy(1 / (1 + per)) - (1 + wrong) / (1 + per) * entropy(1 / (1 + wrong))
-
-
-def entropy(p: float) -> float:
-    """Of a yes that comes with probability p, in nats."""
-    return float(sum(-q * np.log(q) for q in (p, 1 - p) if q > 0))
 
 
 def ragged(rows: list[list[int]]) -> Ragged:

@@ -80,15 +80,25 @@ class Settings:
     seed: int = 0
 
 
-def losses(model: GenSR, prompts: Prompts, requests: Requests, candidates: np.ndarray, limit: int) -> tuple[Tensor, Tensor]:
-    """(cross-entropy of each pair fp32 [n, C], the contrastive loss between the views' history slots; 0 where there is one view)."""
+@dataclass(frozen=True)
+class Answered:
+    """losses: cross-entropy of each pair, fp32 [n, C]. contrast: the contrastive loss between the views' history slots; 0 where there is one view, or no
+    weight. states: [n, C, d_model]."""
+
+    losses: Tensor
+    contrast: Tensor
+    states: Tensor
+
+
+def answer(model: GenSR, prompts: Prompts, requests: Requests, candidates: np.ndarray, limit: int) -> Answered:
+    """candidates: int64 [n, C], the right one first."""
     device = model.prior.device
     arrays = (prompts.sources(requests.task, requests.query), newest(requests.history, limit), candidates, requests.task.astype(np.int64))
-    odds, slots = model(*(torch.from_numpy(array).to(device) for array in arrays))
+    odds, slots, states = model(*(torch.from_numpy(array).to(device) for array in arrays))
     if len(model.form.views) < 2 or not model.form.weight:
-        return cross_entropy(odds), torch.zeros((), device=device)
+        return Answered(cross_entropy(odds), torch.zeros((), device=device), states)
     users = torch.from_numpy(requests.user).to(device).repeat_interleave(slots.shape[1])
-    return cross_entropy(odds), contrast(slots[:, :, 0].flatten(0, 1), slots[:, :, 1].flatten(0, 1), users)
+    return Answered(cross_entropy(odds), contrast(slots[:, :, 0].flatten(0, 1), slots[:, :, 1].flatten(0, 1), users), states)
 
 
 def batches(requests: Requests, settings: Settings) -> Iterator[np.ndarray]:
@@ -110,12 +120,12 @@ def train(model: GenSR, prompts: Prompts, requests: Requests, drawing: Drawing, 
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
         model.train()
         batch = requests.take(rows)
-        pairs, between = losses(model, prompts, batch, drawing.candidates(batch, (settings.seed, 2, step)), limit)
-        loss = pairs.mean()
+        told = answer(model, prompts, batch, drawing.candidates(batch, (settings.seed, 2, step)), limit)
+        loss = told.losses.mean()
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * min((step + 1) / warmup, max(0.02, (settings.steps - step) / max(1, settings.steps - warmup)))
         optimizer.zero_grad(set_to_none=True)
-        (loss + model.form.weight * between).backward()
+        (loss + model.form.weight * told.contrast).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        yield step + 1, float(loss.detach()), float(between.detach())
+        yield step + 1, float(loss.detach()), float(told.contrast.detach())

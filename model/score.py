@@ -23,7 +23,6 @@ from model.views import Views, bag
 from model.vocabulary import PAD
 
 BATCH_TOKENS = 1 << 15  # slots and words held at once by a pass through the blocks
-DECIMALS = 5  # what fp32 tells of a log-odds, whatever else is in its batch
 
 
 def first_attention(t5: Decoder, source: Tensor, slots: Tensor) -> tuple[list[Attention], list[Attention], Tensor]:
@@ -92,15 +91,17 @@ def first_step(t5: Decoder, source: Tensor, slots: Tensor) -> Tensor:
 
 
 class Scorer:
-    """weights: of a `GenSR` by name, all of one device. config: as `artifact.save` stores it, with `form`. texts: int64 [items, words]."""
+    """weights: as `GenSR.kept` gives them, all of one device. config: as `artifact.save` stores it, with `form`."""
 
-    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], prompts: Prompts, texts: np.ndarray):
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], prompts: Prompts):
         self.form = Form(**{**config["form"], "views": tuple(config["form"]["views"])})
         self.limit, self.prompts = config["history_length"], prompts
         self.t5 = Decoder({name.removeprefix("unified.t5."): tensor for name, tensor in weights.items()}, config["t5"], config["text_size"])
         self.device, self.prior = self.t5.head.device, weights["prior"]
-        table, shared = weights["table"], self.t5.weights["shared.weight"]
-        self.table = {"collaborative": table, "semantic": bag(shared, torch.from_numpy(texts).to(self.device))}
+        shared = self.t5.weights["shared.weight"]
+        # One row more, of zeros, at which -1 points: an item that the model has never seen.
+        known = {"collaborative": weights["table"], "semantic": bag(shared, weights["texts"])}
+        self.table = {name: F.pad(rows, (0, 0, 0, 1)) for name, rows in known.items()}
         self.views = Views({name: self.table[name].shape[1] for name in self.form.views}, shared.shape[1], self.limit, self.form.filter, 0.0, 1.0)
         self.views.load_state_dict({name.removeprefix("views."): tensor for name, tensor in weights.items() if name.startswith("views.")})
         self.views.to(self.device).eval()
@@ -108,8 +109,8 @@ class Scorer:
     def score(self, task: str, histories: Sequence[Sequence[int]], queries: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-odds of Yes, float64 [candidates], for each request.
 
-        histories: item numbers, oldest first. queries: text tokens, of which a recommendation has none. candidates: item numbers. Raises ValueError for
-        a task that is none.
+        histories: item numbers, oldest first. queries: text tokens; a recommendation's is not read. candidates: item numbers, -1 for one that the model
+        does not know. Raises ValueError for a task that is none.
         """
         if task not in TASKS:
             raise ValueError(f"task {task!r}: expected one of {', '.join(TASKS)}")
@@ -134,24 +135,6 @@ class Scorer:
         hidden = first_step(self.t5, source, slots)
         said = F.linear(hidden * self.t5.scale, self.t5.head).float()
         return (said[..., 2 * own + YES] - said[..., 2 * own + NO] + self.prior[own]).cpu().numpy()
-
-    def rank(
-        self, task: str, histories: Sequence[Sequence[int]], queries: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], k: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each request's (item numbers int64 [≤ k], scores float64), best first.
-
-        The order is of the scores to DECIMALS decimals, and of the items' numbers where these are equal: it depends neither on the order in which the
-        candidates came, nor on what else is answered beside them. An item that came twice is one candidate.
-        """
-        sorted_candidates = [np.unique(np.asarray(row, np.int64)) for row in candidates]
-        scores = self.score(task, histories, queries, sorted_candidates)
-        return [best(items, found, k) for items, found in zip(sorted_candidates, scores, strict=True)]
-
-
-def best(items: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    told = np.round(scores, DECIMALS)
-    order = np.lexsort((items, -told))[:k]
-    return items[order], told[order]
 
 
 def bounded(order: Sequence[int], tokens: Sequence[int]) -> list[list[int]]:

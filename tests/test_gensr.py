@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from model import pair_worlds, pairs, score
-from model.artifact import weights_of
 from model.data import Ragged
 from model.gensr import GenSR
+from model.information import entropy
 from model.pairs import Drawing
 from model.questions import TASKS, Form, Prompts, newest, text_rows
 from model.slots import mark
@@ -39,7 +39,7 @@ def stirred(form: Form) -> tuple[GenSR, Prompts]:
 def scorer(made: GenSR, prompts: Prompts) -> score.Scorer:
     t5 = {key: value for key, value in made.unified.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
     config = {"t5": t5, "text_size": WORLD.vocabulary.text_size, "history_length": LIMIT, "form": vars(made.form)}
-    return score.Scorer(weights_of(made), config, prompts, made.texts.numpy())
+    return score.Scorer(made.kept(), config, prompts)
 
 
 HISTORIES = [[1, 2, 3, 4, 5, 6, 7], [], [9], [8, 8, 3]]
@@ -71,11 +71,11 @@ def test_first_losses(form: Form) -> None:
     made, prompts = model(form)
     batch = WORLD.train.take(np.arange(40))
     drawn = Drawing(np.zeros(len(WORLD.taste)), PER).candidates(batch, (0,))
-    losses, contrast = pairs.losses(made, prompts, batch, drawn, LIMIT)
-    assert losses.shape == (40, 1 + PER)
-    np.testing.assert_allclose(float(losses.mean()), pair_worlds.entropy(1 / (1 + PER)), atol=1e-6)
+    told = pairs.answer(made, prompts, batch, drawn, LIMIT)
+    assert told.losses.shape == (40, 1 + PER)
+    np.testing.assert_allclose(float(told.losses.mean()), entropy(1 / (1 + PER)), atol=1e-6)
     others = 40 * (1 + PER) - np.bincount(batch.user)[batch.user].mean() * (1 + PER) + 1
-    assert np.log(others) - 0.1 < float(contrast) < np.log(others) + 1.7  # cosines of random vectors of 64 dimensions, / τ
+    assert np.log(others) - 0.1 < float(told.contrast) < np.log(others) + 1.7  # cosines of random vectors of 64 dimensions, / τ
 
 
 def test_a_form_is_as_large_as_its_twin() -> None:
@@ -126,31 +126,16 @@ def test_the_query_is_heard_by_searches_alone() -> None:
         assert heard or all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_shuffled_candidates_are_ranked_the_same() -> None:
-    answers, rng = scorer(*stirred(Form())), np.random.default_rng(0)
-    ranked = answers.rank("search", HISTORIES, QUERIES, CANDIDATES, 4)
-    again = answers.rank("search", HISTORIES, QUERIES, [[*rng.permutation(row).tolist(), row[0]] for row in CANDIDATES], 4)
-    for candidates, (items, scores), (items_again, scores_again) in zip(CANDIDATES, ranked, again, strict=True):
-        assert np.array_equal(items, items_again) and np.array_equal(scores, scores_again)
-        assert len(items) == min(4, len(candidates)) and set(items) <= set(candidates) and (np.diff(scores) <= 0).all()
-
-
-def test_ties_go_to_the_lower_number() -> None:
-    """A model that has learnt nothing gives every candidate the prior."""
-    answers = scorer(*model(Form()))
-    (items, scores), *_ = answers.rank("recommend", HISTORIES, QUERIES, CANDIDATES, 3)
-    assert items.tolist() == [2, 4, 7] and len(set(scores)) == 1
-
-
 def test_nothing_known_is_answered() -> None:
-    """No history, no query, an item without text and without interactions, no candidate."""
+    """No history, no query, an item without text and without interactions, an item that the model has never seen, no candidate."""
     made, prompts = stirred(Form())
     with torch.no_grad():
         made.table[5] = 0
     made.texts[5] = 0
     answers = scorer(made, prompts)
-    (some, scores), (none, no_scores) = answers.rank("search", [[], []], [[], []], [[5, 6], []], 9)
-    assert set(some) == {5, 6} and np.isfinite(scores).all() and len(none) == len(no_scores) == 0
+    some, none = answers.score("search", [[], []], [[], []], [[5, 6, -1], []])
+    assert np.isfinite(some).all() and len(none) == 0
+    assert abs(some[0] - some[2]) < 1e-5 < abs(some[0] - some[1])
     with pytest.raises(ValueError, match="recommend, search"):
         answers.score("browse", [[]], [[]], [[1]])
 
