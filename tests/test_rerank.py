@@ -1,8 +1,10 @@
 """A gensr model on disk and what a worker makes of it: the contract of the second stage."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from model.questions import Form, text_rows
 from model.rerank import Reranker, best, load
 from model.unified import from_sizes
 from model.vocabulary import Vocabulary, train_tokenizer
+from udfs import rerank
 
 ITEMS = [f"item{n:02d}" for n in range(12)]
 TEXTS = ["red ball", "red car", "blue car", "green kite", "", "old drum", "new drum", "blue ball", "red kite", "old car", "green drum", "new kite"]
@@ -82,3 +85,27 @@ def test_ties_go_to_the_first_item_id(reranker: Reranker) -> None:
 def test_every_request_is_answered(reranker: Reranker) -> None:
     answers = ranked(reranker, "search", [["item04", "item05"], ["item05", "unseen"], []], k=1)
     assert [len(items) for items, _ in answers] == [1, 1, 0] and all(np.isfinite(scores).all() for _, scores in answers)
+
+
+def on_a_worker(folder: Path, task: str, frame: pd.DataFrame, k: int, batch_size: int = 2) -> pd.DataFrame:
+    popular = [*reversed(ITEMS[2:]), "newcomer"]
+    catalogue = SimpleNamespace(value=(popular, np.log(np.arange(len(popular), 0, -1) / 99)))
+    return pd.concat(list(rerank.reranker(str(folder), task, k, batch_size, catalogue)(iter([frame]))), ignore_index=True)
+
+
+def test_on_a_worker(folder: Path, reranker: Reranker) -> None:
+    """The model's order of what is available and not excluded, then popular items; a request that cannot be read gets popular ones alone."""
+    offered = [["item00", "item03", "item05", "newcomer"], ["item09"], None, ["item02"]]
+    history = [ACTS[0], None, ACTS[2], [{"no": "item"}]]
+    frame = pd.DataFrame({"user_id": ["a", "b", "c", "d"], "query": None, "history": history, "candidates": offered, "exclude": [["item05"], None, None, None]})
+    rows = on_a_worker(folder, "recommend", frame, k=4)
+    found = {user: part for user, part in rows.groupby("user_id")}
+    expected = reranker.rank("recommend", [ACTS[0]], [None], [["item03", "newcomer"]], 4)[0]
+    assert found["a"]["item_id"].tolist() == [*expected[0], "item11", "item10"]
+    assert found["a"]["score"].tolist()[:2] == expected[1].tolist() and found["a"]["source"].tolist() == ["model"] * 2 + ["popular"] * 2
+    assert found["b"]["item_id"].tolist()[0] == "item09" and found["c"]["source"].tolist() == ["popular"] * 4
+    assert found["d"]["error"].tolist() == ["KeyError"] * 4 and found["d"]["source"].eq("popular").all()
+    assert rows["error"].isna().sum() == 12
+    for part in found.values():
+        assert part["rank"].tolist() == [1, 2, 3, 4] and part["item_id"].is_unique and (np.diff(part["score"]) <= 0).all()
+    pd.testing.assert_frame_equal(rows, on_a_worker(folder, "recommend", frame, k=4, batch_size=1))
