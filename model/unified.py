@@ -14,6 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from model.decode import start_rows
 from model.dropout import replace_dropout
+from model.slots import embed, sight
 from model.vocabulary import EOS, PAD
 
 # d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
@@ -48,6 +49,16 @@ class UnifiedModel(nn.Module):
         losses = hidden.new_zeros(target.shape, dtype=torch.float32)
         losses[said] = F.cross_entropy(logits.float(), target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
         return losses.sum(dim=1)
+
+    def first_step(self, source: Tensor, slots: Tensor) -> Tensor:
+        """The decoder's state where it is about to say its first token, [B, d_model].
+
+        source: int64 [B, T], PAD on the right, with slots (`model.slots`) filled by `slots` [B, slots, d_model].
+        """
+        rows = embed(self.t5.shared.weight, source, slots)
+        states = self.t5.encoder(inputs_embeds=rows, attention_mask=sight(source, rows.dtype)).last_hidden_state
+        begin = torch.full_like(source[:, :1], PAD)
+        return self.t5.decoder(input_ids=begin, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False).last_hidden_state[:, 0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., d_model] → [..., tokens from `first_answer` on]."""

@@ -1,0 +1,131 @@
+"""Requests and what gensr's training makes of them: batches of one right and several wrong candidates, and the steps over them.
+
+Knows arrays, the model and its loss; no table, no file. An epoch's batches and their negatives are functions of (seed, step).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model import negatives
+from model.contrast import contrast
+from model.data import Ragged
+from model.gensr import GenSR, cross_entropy
+from model.questions import TASKS, Prompts, newest
+from model.unified import parameter_groups
+
+WEIGHT_DECAY, WARMUP = 0.01, 0.1
+
+
+@dataclass(frozen=True)
+class Requests:
+    """task: int8 [n], of TASKS. user: int64 [n]. history: item numbers, oldest first, all of them before the target's time. query: text tokens.
+
+    target: int64 [n]. pool: items that a word search finds for the query, of which hard negatives are drawn; empty for none.
+    """
+
+    task: np.ndarray
+    user: np.ndarray
+    history: Ragged
+    query: Ragged
+    target: np.ndarray
+    pool: Ragged
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def take(self, rows: np.ndarray) -> "Requests":
+        return Requests(self.task[rows], self.user[rows], self.history.take(rows), self.query.take(rows), self.target[rows], self.pool.take(rows))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How negatives are drawn. counts: float [items], how popular each item is. hard: share of a search's negatives that come of its pool.
+
+    new_only: recommendations are never of items in the history, so that these are no negatives of theirs.
+    """
+
+    counts: np.ndarray
+    per: int = 4
+    hard: float = 0.5
+    new_only: bool = False
+
+    def candidates(self, requests: Requests, seed: tuple[int, ...]) -> np.ndarray:
+        """int64 [n, 1 + per]: the target, then its negatives."""
+        rng = np.random.default_rng(seed)
+        barred = requests.history if self.new_only else None
+        if barred is not None:
+            kept = np.where(requests.task == TASKS.index("recommend"), barred.lengths, 0)
+            owner = np.repeat(requests.task == TASKS.index("recommend"), barred.lengths)
+            barred = Ragged(barred.values[owner], np.concatenate([[0], np.cumsum(kept)]))
+        drawn = negatives.popular(requests.target, self.counts, self.per, rng, barred)
+        from_pool = round(self.hard * self.per)
+        rows = np.flatnonzero(requests.pool.lengths > 0)
+        if from_pool and len(rows):
+            asked = requests.take(rows)
+            found = negatives.hard(asked.target, asked.pool, self.counts, self.per, rng, None if barred is None else barred.take(rows))
+            kept = [[n for n in own if n not in set(pool[:from_pool])] for own, pool in zip(drawn[rows].tolist(), found.tolist(), strict=True)]
+            drawn[rows] = [[*pool[:from_pool], *own][: self.per] for own, pool in zip(kept, found.tolist(), strict=True)]
+        return np.concatenate([requests.target[:, None], drawn], axis=1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 400
+    batch: int = 32  # requests
+    rate: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """losses: cross-entropy of each pair, fp32 [n, C]. contrast: the contrastive loss between the views' history slots; 0 where there is one view, or no
+    weight. states: [n, C, d_model]."""
+
+    losses: Tensor
+    contrast: Tensor
+    states: Tensor
+
+
+def answer(model: GenSR, prompts: Prompts, requests: Requests, candidates: np.ndarray, limit: int) -> Answered:
+    """candidates: int64 [n, C], the right one first."""
+    device = model.prior.device
+    arrays = (prompts.sources(requests.task, requests.query), newest(requests.history, limit), candidates, requests.task.astype(np.int64))
+    odds, slots, states = model(*(torch.from_numpy(array).to(device) for array in arrays))
+    if len(model.form.views) < 2 or not model.form.weight:
+        return Answered(cross_entropy(odds), torch.zeros((), device=device), states)
+    users = torch.from_numpy(requests.user).to(device).repeat_interleave(slots.shape[1])
+    return Answered(cross_entropy(odds), contrast(slots[:, :, 0].flatten(0, 1), slots[:, :, 1].flatten(0, 1), users), states)
+
+
+def batches(requests: Requests, settings: Settings) -> Iterator[np.ndarray]:
+    """Rows of each step's batch: shuffled passes, both tasks in their own proportion."""
+    rng, order = np.random.default_rng((settings.seed, 1)), np.empty(0, np.int64)
+    for _ in range(settings.steps):
+        while len(order) < settings.batch:
+            order = np.concatenate([order, rng.permutation(len(requests))])
+        yield order[: settings.batch]
+        order = order[settings.batch :]
+
+
+def train(model: GenSR, prompts: Prompts, requests: Requests, drawing: Drawing, settings: Settings, limit: int) -> Iterator[tuple[int, float, float]]:
+    """Steps of training; after each (step, mean cross-entropy in nats, contrastive loss) of its batch. Cut it off to stop early."""
+    groups = parameter_groups(model, WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+    warmup = max(1, round(WARMUP * settings.steps))
+    for step, rows in enumerate(batches(requests, settings)):
+        torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
+        model.train()
+        batch = requests.take(rows)
+        told = answer(model, prompts, batch, drawing.candidates(batch, (settings.seed, 2, step)), limit)
+        loss = told.losses.mean()
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * min((step + 1) / warmup, max(0.02, (settings.steps - step) / max(1, settings.steps - warmup)))
+        optimizer.zero_grad(set_to_none=True)
+        (loss + model.form.weight * told.contrast).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        yield step + 1, float(loss.detach()), float(told.contrast.detach())

@@ -1,0 +1,111 @@
+"""A gensr model on disk and what a worker makes of it: the contract of the second stage."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from model import artifact
+from model.gensr import GenSR
+from model.pair_worlds import ragged
+from model.questions import Form, text_rows
+from model.rerank import Reranker, best, load
+from model.unified import from_sizes
+from model.vocabulary import Vocabulary, train_tokenizer
+from udfs import rerank
+
+ITEMS = [f"item{n:02d}" for n in range(12)]
+TEXTS = ["red ball", "red car", "blue car", "green kite", "", "old drum", "new drum", "blue ball", "red kite", "old car", "green drum", "new kite"]
+ACTS = [[{"item_id": "item03"}, {"item_id": "gone"}, {"item_id": "item07"}], [], [{"item_id": "item01"}] * 9]
+QUERIES = ["red car", "unheard of", None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of random weights, as a trainer would leave it. Item 4 has no text, item 5 no interactions."""
+    torch.manual_seed(3)
+    tokenizer = train_tokenizer(TEXTS * 3, 400)
+    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), {"joint": np.arange(2)[:, None]})
+    table = np.random.default_rng(0).normal(size=(len(ITEMS), 8))
+    table[5] = 0
+    texts = text_rows(ragged([list(tokens) for tokens in vocabulary.encode(TEXTS, 4)]), 4)
+    model = GenSR(from_sizes("micro", vocabulary.text_size, (2,), 0.0, False), Form(), table, texts, 5, 0.0, 4)
+    with torch.no_grad():
+        model.unified.t5.lm_head.weight.normal_()
+    t5 = {key: value for key, value in model.unified.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
+    config = {"t5": t5, "recipe": "gensr", "tasks": ["recommend", "search"], "history_length": 5, "max_query_tokens": 4, "form": vars(model.form)}
+    path = tmp_path_factory.mktemp("gensr") / "artifact"
+    artifact.save(path, model.kept(), vocabulary, ITEMS, config, [], {"model_version": "test"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def reranker(folder: Path) -> Reranker:
+    return load(str(folder))
+
+
+def ranked(reranker: Reranker, task: str, candidates: list[list[str]], queries: list[str | None] = QUERIES, k: int = 20) -> list:
+    return reranker.rank(task, ACTS, queries, candidates, k)
+
+
+def test_what_is_saved_is_what_answers(folder: Path, reranker: Reranker) -> None:
+    weights, vocabulary, item_ids, config, _ = artifact.load(folder)
+    again = Reranker(weights, vocabulary, item_ids, config)
+    for (items, scores), (items_again, scores_again) in zip(*(ranked(r, "search", [ITEMS] * 3) for r in (reranker, again)), strict=True):
+        assert items == items_again and np.array_equal(scores, scores_again)
+        assert sorted(items) == ITEMS and (np.diff(scores) <= 0).all() and scores[0] > scores[-1]
+
+
+@pytest.mark.parametrize("task", ["recommend", "search"])
+def test_the_order_of_the_candidates_has_no_say(reranker: Reranker, task: str) -> None:
+    rng = np.random.default_rng(0)
+    shuffled = [[*rng.permutation(ITEMS).tolist(), ITEMS[4]] for _ in range(3)]
+    for (items, scores), (others, other_scores) in zip(ranked(reranker, task, [ITEMS] * 3), ranked(reranker, task, shuffled), strict=True):
+        assert items == others and np.array_equal(scores, other_scores)
+
+
+def test_a_query_changes_searches_and_no_recommendation(reranker: Reranker) -> None:
+    others = ["green kite", "red car", "old drum"]
+    for task, heard in (("search", True), ("recommend", False)):
+        pairs = zip(ranked(reranker, task, [ITEMS] * 3), ranked(reranker, task, [ITEMS] * 3, others), strict=True)
+        assert [not np.array_equal(a[1], b[1]) for a, b in pairs] == [heard] * 3
+
+
+def test_ties_go_to_the_first_item_id(reranker: Reranker) -> None:
+    """Items that the model has never seen are all the same to it."""
+    (items, scores), *_ = ranked(reranker, "recommend", [["zeta", "alpha", "item02", "mu"], [], []])
+    known = items.index("item02")
+    assert [item for item in items if item != "item02"] == ["alpha", "mu", "zeta"] and len(set(np.delete(scores, known))) == 1
+    assert best(["a", "b", "c"], np.array([1.0, 2.0, 2.0 + 1e-7]), 2)[0] == ["b", "c"]
+
+
+def test_every_request_is_answered(reranker: Reranker) -> None:
+    answers = ranked(reranker, "search", [["item04", "item05"], ["item05", "unseen"], []], k=1)
+    assert [len(items) for items, _ in answers] == [1, 1, 0] and all(np.isfinite(scores).all() for _, scores in answers)
+
+
+def on_a_worker(folder: Path, task: str, frame: pd.DataFrame, k: int, batch_size: int = 2) -> pd.DataFrame:
+    popular = [*reversed(ITEMS[2:]), "newcomer"]
+    catalogue = SimpleNamespace(value=(popular, np.log(np.arange(len(popular), 0, -1) / 99)))
+    return pd.concat(list(rerank.reranker(str(folder), task, k, batch_size, catalogue)(iter([frame]))), ignore_index=True)
+
+
+def test_on_a_worker(folder: Path, reranker: Reranker) -> None:
+    """The model's order of what is available and not excluded, then popular items; a request that cannot be read gets popular ones alone."""
+    offered = [["item00", "item03", "item05", "newcomer"], ["item09"], None, ["item02"]]
+    history = [ACTS[0], None, ACTS[2], [{"no": "item"}]]
+    frame = pd.DataFrame({"user_id": ["a", "b", "c", "d"], "query": None, "history": history, "candidates": offered, "exclude": [["item05"], None, None, None]})
+    rows = on_a_worker(folder, "recommend", frame, k=4)
+    found = {user: part for user, part in rows.groupby("user_id")}
+    expected = reranker.rank("recommend", [ACTS[0]], [None], [["item03", "newcomer"]], 4)[0]
+    assert found["a"]["item_id"].tolist() == [*expected[0], "item11", "item10"]
+    assert found["a"]["score"].tolist()[:2] == expected[1].tolist() and found["a"]["source"].tolist() == ["model"] * 2 + ["popular"] * 2
+    assert found["b"]["item_id"].tolist()[0] == "item09" and found["c"]["source"].tolist() == ["popular"] * 4
+    assert found["d"]["error"].tolist() == ["KeyError"] * 4 and found["d"]["source"].eq("popular").all()
+    assert rows["error"].isna().sum() == 12
+    for part in found.values():
+        assert part["rank"].tolist() == [1, 2, 3, 4] and part["item_id"].is_unique and (np.diff(part["score"]) <= 0).all()
+    pd.testing.assert_frame_equal(rows, on_a_worker(folder, "recommend", frame, k=4, batch_size=1))
