@@ -148,10 +148,15 @@ def measure(named: DataFrame, held: Naming | None) -> list[Check]:
 
 
 def parted_use(named: DataFrame, held: Naming, prefix: str) -> list[Check]:
-    """Of dual: (items - distinct identifiers) / items of the items named tonight, before and after the official repair, and the codes' use."""
+    """Of dual: (items - distinct identifiers) / items of the items named tonight, before and after the official repair; what the codes leave
+    unexplained of the vectors that they were fitted on; distinct prefixes; and the codes' use."""
     new, before, after = named.where("levels IS NOT NULL").agg(F.count("*"), F.countDistinct("levels"), F.countDistinct("repaired")).first()
     shares = {"collisions_before_repair": before, "collisions_after_repair": after}
     told = [Check(f"{prefix}{name}", "info", (new - distinct) / max(1, new), None, True) for name, distinct in shares.items()]
+    told.append(Check(f"{prefix}unexplained_share", "info", held.settings["unexplained"][prefix.rstrip(".")], None, True))
+    depths = range(2, held.settings["levels"] + 1)
+    prefixes = named.agg(*(F.countDistinct(F.slice("codes", 1, depth)) for depth in depths)).first()
+    told += [Check(f"{prefix}prefixes_of_{depth}", "info", float(count), None, True) for depth, count in zip(depths, prefixes, strict=True)]
     return told + levels_use(named.select("codes"), held.level_sizes(prefix.rstrip(".")), prefix)
 
 

@@ -17,7 +17,7 @@ Knows no item, no table, no Spark.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,9 @@ def fit(
 
         plan = rqvae.Plan(rqvae.PUBLISHED, sinkhorn=settings["sinkhorn"], every_level=settings["every_level"])
         tasks = {"search": unit(first), "recommend": unit(second)}
-        return Naming(settings, rqvae.fit_sides(tasks, shared_levels, levels - shared_levels, codes, seed, plan, settings["epochs"]), axes)
+        made = Naming(settings, rqvae.fit_sides(tasks, shared_levels, levels - shared_levels, codes, seed, plan, settings["epochs"]), axes)
+        lost = {task: round(share, 6) for task, share in unexplained(made, first, second).items()}
+        return replace(made, settings=settings | {"unexplained": lost})
     if construction == "prefix_share":
         shared = identifiers.fit(quantizer, concatenated(first, second), shared_levels, codes, seed)
         left, _ = sides_left(shared, first, second)
@@ -122,6 +124,18 @@ def descended(naming: Naming, first: np.ndarray, second: np.ndarray) -> dict[str
         codes, rest = identifiers.descend(before, rest)
         made[task] = (np.concatenate([shared, codes, identifiers.descend([final], rest)[0]], axis=1), rest)
     return made
+
+
+def unexplained(naming: Naming, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Of dual: task → squared error of what its codes say of its side, as a share of the side's variance."""
+    lost = {}
+    for task, side in (("search", unit(first)), ("recommend", unit(second))):
+        held, (codes, left) = naming.quantizers[task], descended(naming, first, second)[task]
+        hidden = identifiers.through(held.encoder, side)
+        left = left - held.codebooks[-1][codes[:, -1]]
+        error = side - identifiers.through(held.decoder, hidden - left)
+        lost[task] = float((error**2).sum() / max(float(((side - side.mean(axis=0)) ** 2).sum()), 1e-12))
+    return lost
 
 
 def rest(naming: Naming, vectors: Vectors) -> dict[str, np.ndarray]:

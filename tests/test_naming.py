@@ -170,7 +170,12 @@ def test_dual_sides_say_what_their_vectors_say() -> None:
         "text": (rng.normal(size=(4, 6))[text] + 0.05 * rng.normal(size=(240, 6))).astype(np.float32),
         "behaviour": (rng.normal(size=(4, 4))[behaviour] + 0.05 * rng.normal(size=(240, 4))).astype(np.float32),
     }
-    codes = naming.encode(dual(0, vectors, epochs=200), vectors)
+    held = dual(0, vectors, epochs=200)
+    codes = naming.encode(held, vectors)
+    assert all(0 < lost < 0.2 for lost in held.settings["unexplained"].values()), "clusters are nearly all there is to say"
+    mixed = rng.permutation(240)
+    again = naming.unexplained(held, vectors["text"][mixed], vectors["behaviour"][mixed])
+    assert again == pytest.approx(held.settings["unexplained"], abs=1e-5)
     for of_view, own, other in ((codes["search"], text, behaviour), (codes["recommend"], behaviour, text)):
         purity = [sum(np.bincount(truth[of_view[:, 0] == code]).max() for code in np.unique(of_view[:, 0])) / 240 for truth in (own, other)]
         assert purity[0] > 0.95 and purity[1] < 0.5

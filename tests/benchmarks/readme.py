@@ -129,6 +129,26 @@ def faults(path: Path) -> str:
     return "\n".join(lines + ([f"\nFailed: {', '.join(failed)}."] if failed else []))
 
 
+def dual(path: Path) -> str:
+    """One row per variant of gensar's names: collisions, what the codes say, and how they are used; of search names / of recommend names."""
+    held = json.loads(path.read_text())
+    lines = [f"`TANDEM_DATA=… {held['command']}` · {held['machine']} · seed {held['seeds'][0]} · {held['date']} · commit {held['commit']}", ""]
+    lines += [
+        "| variant | seconds | collisions before repair | after repair | in the end | unexplained | prefixes of 2, 3, 4 | perplexity by level |",
+        "|---|" + "---|" * 7,
+    ]
+    for row in held["rows"]:
+        checks = {view: {name.removeprefix(f"{view}."): value for name, value in row["checks"].items()} for view in ("search", "recommend")}
+        shares = [" / ".join(f"{100 * of[name]:.2f} %" for of in checks.values()) for name in ("collisions_before_repair", "collisions_after_repair")]
+        end = f"{row['checks']['one_item_per_identifier']:.0f}"
+        lost = " / ".join(f"{100 * of['unexplained_share']:.0f} %" for of in checks.values())
+        prefixes = " / ".join(", ".join(f"{of[f'prefixes_of_{depth}']:,.0f}" for depth in (2, 3, 4)) for of in checks.values())
+        lines.append(
+            f"| {row['variant']} | {row['seconds']:.0f} | {' | '.join(shares)} | {end} | {lost} | {prefixes} | {' / '.join(map(perplexity, checks.values()))} |"
+        )
+    return "\n".join(lines)
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -147,7 +167,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, quality, faults):
+    for kind in (night, study, identifiers, dual, quality, faults):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:
