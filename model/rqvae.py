@@ -153,7 +153,7 @@ def colliding(net: Network, data: Sequence[Tensor]) -> float:
 
 
 def train(sides: Sequence[np.ndarray], shared_levels: int, own_levels: int, codes: int, seed: int, plan: Plan, steps: int, check: int = 0) -> Network:
-    """sides: float32 [n, dim], row by row about the same items. check: steps between two looks at the collisions, whose fewest are kept; 0 keeps the end.
+    """sides: float32 [n, dim], row by row about the same items. check: steps between two looks at the collisions, the fewest are kept; 0 keeps the end.
 
     The same vectors and seed give the same network on the same machine.
     """
@@ -177,7 +177,9 @@ def train(sides: Sequence[np.ndarray], shared_levels: int, own_levels: int, code
         (error + codebook_loss).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if check and ((step + 1) % check == 0 or step + 1 == steps) and (share := colliding(net, data)) < fewest:
+        # In the second half alone: of few items the codes of an untrained encoder collide least, and say nothing (1.2 of the variance unexplained).
+        looked = check and step >= steps // 2 and ((step + 1) % check == 0 or step + 1 == steps)
+        if looked and (share := colliding(net, data)) < fewest:
             fewest, best = share, [parameter.detach().clone() for parameter in parameters]
         if time.monotonic() - told > 10:
             told = time.monotonic()

@@ -172,7 +172,7 @@ def test_dual_sides_say_what_their_vectors_say() -> None:
     }
     held = dual(0, vectors, epochs=200)
     codes = naming.encode(held, vectors)
-    assert all(0 < lost < 1 for lost in held.settings["unexplained"].values()), held.settings["unexplained"]
+    assert all(0 < lost < 0.6 for lost in held.settings["unexplained"].values()), held.settings["unexplained"]
     mixed = rng.permutation(240)
     again = naming.unexplained(held, vectors["text"][mixed], vectors["behaviour"][mixed])
     assert again == pytest.approx(held.settings["unexplained"], abs=1e-5)
