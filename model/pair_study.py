@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from model import lightgcn, pair_worlds
-from model.gensr import GenSR
+from model.gensr import GenSR, look_for_alike
 from model.information import barber_agakov, donsker_varadhan, gradient_cosines
 from model.pair_worlds import PairWorld
 from model.pairs import Answered, Drawing, Requests, Settings, answer, train
@@ -30,7 +30,7 @@ EVERY, PROBED, AT_ONCE = 50, 300, 100  # steps between two looks; test requests 
 class Cell:
     arm: str
     seed: int
-    steps: int = 500
+    steps: int = 400
     size: str = "micro"
 
 
@@ -41,6 +41,7 @@ class Fit:
         self.world, self.settings, self.drawing = world, settings, drawing
         torch.manual_seed(settings.seed)
         unified = from_sizes(size, world.vocabulary.text_size, form.level_sizes, DROPOUT, False)
+        look_for_alike(unified)
         _, table = lightgcn.fit(world.pairs, world.users, len(world.taste), settings.seed)
         self.model = GenSR(unified, form, table, text_rows(world.texts, WORDS), LIMIT, DROPOUT, drawing.per)
         self.prompts = Prompts(world.vocabulary, form, WORDS)
@@ -91,7 +92,7 @@ class Fit:
 
 def run(cell: Cell) -> tuple[dict[str, float], list[dict[str, float]]]:
     """(figures, curve)."""
-    world = pair_worlds.tastes_and_topics(cell.seed)
+    world = pair_worlds.tastes_and_topics(cell.seed, users=600, tastes=4, topics=8)
     drawing = Drawing(np.zeros(len(world.taste)), hard=0.0)
     fit = Fit(world, ARMS[cell.arm], Settings(steps=cell.steps, seed=cell.seed), cell.size, drawing)
     curve = fit.train()

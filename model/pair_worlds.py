@@ -21,7 +21,7 @@ WORDS = 4  # of a topic; an item's text and a query have two of them
 
 @dataclass(frozen=True)
 class PairWorld:
-    """vocabulary: of the texts, with the answers' level_sizes. texts: each item's tokens. pairs: int64 [n, 2], training interactions (user, item)."""
+    """vocabulary: of the texts, and the two answers. texts: each item's tokens. pairs: int64 [n, 2], training interactions (user, item)."""
 
     vocabulary: Vocabulary
     texts: Ragged
@@ -48,7 +48,7 @@ def ragged(rows: list[list[int]]) -> Ragged:
     return Ragged(np.asarray([value for row in rows for value in row], np.int64), np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64))
 
 
-def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int = 8, cell: int = 4, level_sizes: tuple[int, ...] = (2,)) -> PairWorld:
+def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int = 8, cell: int = 4) -> PairWorld:
     """Each user gives two requests of each task; the first of each is for training, the other for tests."""
     rng = np.random.default_rng((seed, 1))
     items = tastes * topics * cell
@@ -63,7 +63,7 @@ def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int 
     queries = [[said(int(t)) for t in rng.integers(0, topics, 2)] for _ in range(users)]
     tokenizer = train_tokenizer([*texts, *(query for two in queries for query in two)] * 2, 600)
     codes = {"joint": np.arange(2)[:, None]}
-    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), codes, at_least=level_sizes[:1])
+    vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), codes)
     spoken = {text: n for n, words in enumerate(word) for text in words}
     own = rng.integers(0, tastes, users)
     of_taste = [np.flatnonzero(taste == t) for t in range(tastes)]

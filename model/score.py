@@ -40,7 +40,8 @@ def first_attention(t5: Decoder, source: Tensor, slots: Tensor) -> tuple[list[At
     everywhere = torch.arange(source.shape[1], device=source.device)
     bias = t5.position_bias("encoder", everywhere, everywhere).to(words.dtype)
     to_words = bias[:, :, places].repeat(1, 1, count, 1) + hidden
-    among = bias[:, :, places][..., places][:, :, None]
+    own = torch.eye(width, dtype=torch.bool, device=words.device)
+    among = bias[:, :, places][..., places][:, :, None].masked_fill(own, least)
     pairs = slots.to(words.dtype).flatten(1, 2)
     for layer in range(t5.config["num_layers"]):
         name = f"encoder.block.{layer}.layer"

@@ -4,7 +4,8 @@ A source is int64 [B, T] of vocabulary tokens; the numbers -1, -2, … in it are
 the same vocabulary as one without.
 
 Words do not look at slots, slots look at everything. What the words of a prompt become is then the same for every candidate whose vectors fill its slots:
-a scorer encodes a request's words once, exactly, and not once per candidate.
+a scorer encodes a request's words once, exactly, and not once per candidate. Nor does a slot look at itself: nothing is as like it as it is, so that it would
+see little of what else is like it, and its residual carries it anyway.
 """
 
 import torch
@@ -30,5 +31,6 @@ def embed(shared: Tensor, source: Tensor, slots: Tensor) -> Tensor:
 def sight(source: Tensor, dtype: torch.dtype) -> Tensor:
     """What the encoder's attention adds to its scores, [B, 1, T, T]: 0 where a place (row) may look at another (column), else the dtype's least number."""
     slot = source < 0
-    open_ = (source != PAD)[:, None, :] & (slot[:, :, None] | ~slot[:, None, :])
+    own = torch.eye(source.shape[1], dtype=torch.bool, device=source.device) & slot[:, :, None]
+    open_ = (source != PAD)[:, None, :] & (slot[:, :, None] | ~slot[:, None, :]) & ~own
     return torch.zeros(open_.shape, dtype=dtype, device=source.device).masked_fill_(~open_, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,59 @@
+"""Training leaves the constant answer, forms are told apart, and what a trained model uses stays below what there is."""
+
+import numpy as np
+import pytest
+
+from model import lightgcn, pair_study, pair_worlds
+from model.information import entropy
+from model.pair_study import ARMS, Cell, Fit
+from model.pairs import Drawing, Settings, train
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    monkeypatch.setattr(lightgcn, "FEWEST", 100)
+    monkeypatch.setattr(pair_study, "PROBED", 60)
+
+
+def fit(arm: str, steps: int, users: int = 120, tastes: int = 4, topics: int = 4, seed: int = 0) -> Fit:
+    world = pair_worlds.tastes_and_topics(seed, users, tastes, topics)
+    return Fit(world, ARMS[arm], Settings(steps=steps, seed=seed), "micro", Drawing(np.zeros(len(world.taste)), hard=0.0))
+
+
+def test_training_leaves_the_plateau(quick) -> None:
+    """80 steps on 4 tastes. The constant answer costs H(0.2) = .500; knowing the tastes .271. The public run stays constant for 140,000 steps."""
+    made = fit("gensr", 80, users=300)
+    prior, known = entropy(0.2), entropy(0.2) - made.world.information("recommend", 4)
+    before = made.look(0)[0].mean()
+    for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
+        pass
+    losses, _ = made.look(0)
+    assert abs(before - prior) < 1e-5 and prior > 0.49
+    assert known - 0.02 < losses.mean() < known + 0.6 * (prior - known)
+
+
+def test_a_cell_tells_everything_and_depends_on_its_seed_alone(quick, monkeypatch) -> None:
+    monkeypatch.setattr(pair_study, "EVERY", 2)
+    monkeypatch.setattr(pair_worlds, "HISTORY", 3)
+    whole = pair_worlds.tastes_and_topics
+    monkeypatch.setattr(pair_worlds, "tastes_and_topics", lambda seed, **size: whole(seed, users=40, tastes=4, topics=4, cell=2))
+    figures, curve = pair_study.run(Cell("twin", 1, steps=4))
+    again, curve_again = pair_study.run(Cell("twin", 1, steps=4))
+    assert figures == again and curve == curve_again
+    assert [point["step"] for point in curve] == [1, 2, 4] and all(np.isfinite(value) for point in curve[1:] for value in point.values())
+    for task in ("recommend", "search"):
+        assert figures[f"bound.{task}"] <= entropy(0.2) and 0 < figures[f"information.{task}"] < entropy(0.2)
+    assert -1 <= figures["cosine_first"] <= 1 and -1 <= figures["cosine_all"] <= 1
+
+
+def test_the_twin_hears_its_task_by_its_head_alone(quick) -> None:
+    """One prompt: the same pair is the same state for both tasks; gensr's prompts make it two."""
+    alike = {}
+    for arm in ARMS:
+        made = fit(arm, 1, users=40)
+        for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
+            pass  # a step, so that the answer rows are no longer zeros
+        asked = made.world.test.take(np.flatnonzero(made.world.test.task == 0)[:8])
+        told = [made.answered(type(asked)(np.full(8, task, np.int8), asked.user, asked.history, asked.query, asked.target, asked.pool)) for task in (0, 1)]
+        alike[arm] = [bool(np.allclose(*(getattr(side, name).detach().numpy() for side in told), atol=1e-6)) for name in ("states", "losses")]
+    assert alike == {"gensr": [False, False], "one_prompt": [True, True], "twin": [True, False]}
