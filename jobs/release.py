@@ -221,7 +221,7 @@ def point(spark: SparkSession, config: Config, values: tuple, run_id: str, befor
         now = max(now, newest.released_at.astimezone(UTC) + timedelta(microseconds=1))
     row = tuple(json.dumps(value, sort_keys=True) if isinstance(value, dict) else value for value in values)
     frame = spark.createDataFrame([(*row, now)], schema(RELEASES))
-    if "backfilled" in values:
+    if values[RELEASES.names.index("status")] == "backfilled":
         return append(spark, config, RELEASES, frame, run_id)
     # A merge reads the table, so that Delta lets only one of two of them commit; a bare append would let the older day win by being later.
     create(spark, config, RELEASES)
@@ -230,7 +230,7 @@ def point(spark: SparkSession, config: Config, values: tuple, run_id: str, befor
     WRITTEN.add(RELEASES.name)
     with conflict_is_transient(path):
         DeltaTable.forPath(spark, path).alias("old").merge(frame.alias("new"), meanwhile).whenNotMatchedInsertAll().execute()
-    if served(spark, config).released_at.astimezone(UTC) != now:
+    if all(other.released_at.astimezone(UTC) != now for other in releases(spark, config)):
         raise Transient(f"another run released while this one did; {row[0]} is published, and not served yet; retry")
     return None
 
@@ -263,5 +263,5 @@ def of(spark: SparkSession, config: Config, table: Table, release: Row) -> DataF
     rows = read(spark, config, table, version=json.loads(release.output_versions)[table.name]).where(F.col("ds") == F.lit(release.ds))
     if not exists(spark, config, ERASURES):
         return rows
-    gone = read(spark, config, ERASURES).where(F.col("erased_at") > F.lit(release.released_at)).select("user_hash").distinct()
-    return rows.join(F.broadcast(gone), F.sha2("user_id", 256) == F.col("user_hash"), "left_anti")
+    gone = read(spark, config, ERASURES).groupBy("user_hash").agg(F.max("erased_at").alias("erased_at"))
+    return rows.join(F.broadcast(gone), (F.sha2("user_id", 256) == F.col("user_hash")) & (F.col("generated_at") < F.col("erased_at")), "left_anti")
