@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from model.prompts import Ask, Form
+from model.prompts import Ask, Phrasing
 from model.vocabulary import PAD, Vocabulary
 
 Mixing = str | float | Mapping[str, float]
@@ -58,7 +58,7 @@ class Searched:
 class Examples:
     """task: index into tasks, int8 [n]. history: item rows, oldest first. query: text tokens of the query, or of the item. target: item row, int64 [n].
 
-    at: time of the target, datetime64[us] [n]. searched: None where the form of the prompts does not read it.
+    at: time of the target, datetime64[us] [n]. searched: None where the phrasing of the prompts does not read it.
     """
 
     tasks: tuple[str, ...]
@@ -125,7 +125,7 @@ def split_of(table: pa.Table, valid_from: datetime, test_from: datetime) -> np.n
     return np.where(stored == "by_time", by_time, stored)
 
 
-def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, max_query_tokens: int, form: Form) -> Examples:
+def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, max_query_tokens: int, phrasing: Phrasing) -> Examples:
     """Rows of corpora as integers. Rows whose target has no identifier, or that hold nothing to go by, are left out."""
     known = pa.array(item_ids)
     target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy().astype(np.int64)
@@ -133,7 +133,7 @@ def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], voc
     actions = table["history"].combine_chunks()
     history, places = encode_history(actions, known)
     searched = None
-    if form.reads_queries:
+    if phrasing.reads_queries:
         asked = pc.struct_field(actions.flatten(), "query").take(pa.array(places))
         distinct = asked.dictionary_encode()
         tokens = vocabulary.encode(distinct.dictionary.to_pylist(), max_query_tokens)
@@ -141,7 +141,7 @@ def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], voc
         searched = Searched(Ragged(number, history.offsets), ragged(tokens))
     examples = Examples(tasks, task, history, encode_queries(table["query"].combine_chunks(), vocabulary, max_query_tokens), target, times_of(table), searched)
     held = zip(task.tolist(), history.lengths.tolist(), examples.query.lengths.tolist(), strict=True)
-    usable = np.fromiter((t >= 0 and form.answerable(tasks[t], *lengths) for t, *lengths in held), dtype=bool, count=len(task))
+    usable = np.fromiter((t >= 0 and phrasing.answerable(tasks[t], *lengths) for t, *lengths in held), dtype=bool, count=len(task))
     return examples.take(np.flatnonzero(usable & (target >= 0)))
 
 
@@ -229,19 +229,19 @@ def batches(examples: Examples, batch_size: int, mixing: Mixing, seed: int, epoc
     return [made[i] for i in order]
 
 
-def collate(examples: Examples, rows: np.ndarray, form: Form, personal: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def collate(examples: Examples, rows: np.ndarray, phrasing: Phrasing, personal: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """source int64 [B, longest], start int64 [B, levels], target int64 [B, longest], padded with PAD.
 
-    personal: bool [B], whether a search prompt shows the history. draws: int [B], by which a form chooses among its wordings.
+    personal: bool [B], whether a search prompt shows the history. draws: int [B], by which a phrasing chooses among its wordings.
     """
     sources, starts, targets = [], [], []
     for row, shown, draw in zip(rows, personal, draws.tolist(), strict=True):
         ask = examples.ask(row)
         if ask.task == "search" and not shown:
             ask = ask._replace(items=ask.items[:0], searched=())
-        sources.append(form.source(ask, draw))
-        starts.append(form.start(ask))
-        targets.append(form.target(ask, draw))
+        sources.append(phrasing.source(ask, draw))
+        starts.append(phrasing.start(ask))
+        targets.append(phrasing.target(ask, draw))
     return padded(sources), np.stack(starts), padded(targets)
 
 

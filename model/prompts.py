@@ -1,10 +1,10 @@
-"""What a training example or a request is made of, and the forms in which a recipe puts it to the model.
+"""What a training example or a request is made of, and the phrasings in which a recipe puts it to the model.
 
     tasks       bridge: a task word, then items or words; the answer is an identifier        (model.tasks)
     sentences   gensar: sentences with both behaviours of the history; answers are identifiers between marks, or text        (model.sentences)
 
-A form is made for a vocabulary and settings, and tells for an `Ask`: `source`, what the encoder reads; `start`, where the decoder begins; `target`, what
-it should say; and for a task: `opening` and `closing`, the tokens that every answer has before and after an identifier. `model.forms` has them by name.
+A phrasing is made for a vocabulary and settings, and tells for an `Ask`: `source`, what the encoder reads; `start`, where the decoder begins; `target`, what
+it should say; and for a task: `opening` and `closing`, the tokens that every answer has before and after an identifier. `model.phrasings` has them by name.
 Knows tokens, no table.
 """
 
@@ -18,7 +18,7 @@ from model.vocabulary import Vocabulary
 
 class Ask(NamedTuple):
     """items: int [actions], item rows of the history, oldest first. searched: of each action the tokens of its query, None off the search surface; empty for
-    a form that does not read it. text: tokens of the query, or of an item's text. item: row of the target, -1 in a request."""
+    a phrasing that does not read it. text: tokens of the query, or of an item's text. item: row of the target, -1 in a request."""
 
     task: str
     items: np.ndarray
@@ -27,7 +27,7 @@ class Ask(NamedTuple):
     item: int = -1
 
 
-class Form(Protocol):
+class Phrasing(Protocol):
     reads_queries: bool  # whether it needs the queries of the history
     whole_vocabulary: bool  # whether the softmax of an answer runs over all tokens, or over identifier tokens alone
 

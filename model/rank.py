@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
-from model.forms import form_of
+from model.phrasings import phrasing_of
 from model.prompts import Ask
 from model.recipes import SERVED
 from model.vocabulary import EOS, PAD, Vocabulary
@@ -33,8 +33,8 @@ class Ranker:
         self.config = config
         self.manifest = manifest
         self.rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
-        self.form = form_of(config["recipe"])(vocabulary, config)
-        first_answer = 0 if self.form.whole_vocabulary else vocabulary.text_size
+        self.phrasing = phrasing_of(config["recipe"])(vocabulary, config)
+        first_answer = 0 if self.phrasing.whole_vocabulary else vocabulary.text_size
         self.decoder = Decoder({name.removeprefix("t5."): tensor for name, tensor in weights.items()}, config["t5"], first_answer)
         self.device = self.decoder.head.device
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
@@ -67,7 +67,7 @@ class Ranker:
         texts = [next(encoded) if query else [] for query in queries]
         known = [[act for act in history if act["item_id"] in self.rows] for history in histories]
         rows = [np.array([self.rows[act["item_id"]] for act in history], np.int64) for history in known]
-        if not self.form.reads_queries:
+        if not self.phrasing.reads_queries:
             return [Ask(task, items, (), text) for items, text in zip(rows, texts, strict=True)]
         words = iter(self.vocabulary.encode([act["query"] or "" for history in known for act in history if act["surface"] == "search"], limit))
         searched = [[next(words) if act["surface"] == "search" else None for act in history] for history in known]
@@ -128,10 +128,10 @@ class Ranker:
         renormalised: bool,
     ) -> list[Answer]:
         """(leaves, scores) per request. A score is the mean over an answer's tokens where an answer has an end of its own (Shi et al. 2025), else their sum."""
-        form, text = self.form, task == "next_query"  # a query's end is in its trie
-        opening, closing = form.opening(task), [] if text else form.closing(task)
-        usable = [i for i, ask in enumerate(asks) if form.answerable(task, len(ask.items), len(ask.text))]
-        sources = {i: form.source(asks[i]) for i in usable}
+        phrasing, text = self.phrasing, task == "next_query"  # a query's end is in its trie
+        opening, closing = phrasing.opening(task), [] if text else phrasing.closing(task)
+        usable = [i for i, ask in enumerate(asks) if phrasing.answerable(task, len(ask.items), len(ask.text))]
+        sources = {i: phrasing.source(asks[i]) for i in usable}
         usable.sort(key=lambda i: len(sources[i]))
         answers = [NOTHING] * len(asks)
         tokens = len(opening) + constraint.depth + len(closing) if closing else 1
@@ -142,7 +142,7 @@ class Ranker:
         for first in range(0, len(usable), size):
             chosen = usable[first : first + size]
             source = pad([sources[i] for i in chosen], self.device)
-            begin = torch.from_numpy(np.stack([form.start(asks[i]) for i in chosen])).to(self.device)
+            begin = torch.from_numpy(np.stack([phrasing.start(asks[i]) for i in chosen])).to(self.device)
             blocked = pad([excluded[i] for i in chosen], self.device, value=-1) if excluded is not None else None
             only = pad([candidates[i] for i in chosen], self.device, value=-1) if candidates is not None else None
             leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, renormalised)

@@ -13,7 +13,7 @@ from typing import Any
 class Recipe:
     name: str
     tasks: tuple[str, ...]  # what one training example may ask, of which `train.tasks` chooses
-    prompts: str  # whose form its prompts and answers have: a key of `model.prompts.FORMS`
+    prompts: str  # whose phrasing its prompts and answers have: a key of `model.phrasings.PHRASINGS`
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # section → key → value, where it departs from the configuration's defaults
 
 

@@ -28,8 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import artifact, data, initial, sentences
 from model.derived import derived
-from model.forms import form_of
 from model.metrics import ndcg_at, recall_at
+from model.phrasings import phrasing_of
 from model.rank import Ranker
 from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes, parameter_groups
@@ -95,13 +95,13 @@ class Training:
         splits = data.split_of(corpora, datetime.fromisoformat(spec["valid_from"]), datetime.fromisoformat(spec["test_from"]))
         train = corpora.filter(splits == "train")
         self.vocabulary = self.make_vocabulary(codes, train, day)
-        self.form = form_of(self.settings["recipe"])(self.vocabulary, self.settings | {"history_length": self.spec["history_length"]})
+        self.phrasing = phrasing_of(self.settings["recipe"])(self.vocabulary, self.settings | {"history_length": self.spec["history_length"]})
         limit = self.settings["max_query_tokens"]
-        examples = self.servable(data.encode(train, SERVED, self.item_ids, self.vocabulary, limit, self.form))
+        examples = self.servable(data.encode(train, SERVED, self.item_ids, self.vocabulary, limit, self.phrasing))
         texts = self.item_texts(day) if set(self.tasks) - set(SERVED) else []
         settings = self.settings["max_text_tokens"], self.settings["pseudo_queries"], self.settings["seed"]
         self.train = data.capped(derived(examples, self.tasks, texts, self.vocabulary, *settings), self.settings["max_per_item"], self.settings["seed"])
-        valid = self.servable(data.encode(corpora.filter(splits == "valid"), SERVED, self.item_ids, self.vocabulary, limit, self.form))
+        valid = self.servable(data.encode(corpora.filter(splits == "valid"), SERVED, self.item_ids, self.vocabulary, limit, self.phrasing))
         self.valid = valid.take(self.draw_valid(valid))
         if len(self.train) == 0:
             raise BadCorpus(f"no training example for tasks {self.tasks} up to {spec['valid_from']} in corpora ({len(corpora)} rows in all)")
@@ -146,10 +146,10 @@ class Training:
     def make_model(self) -> UnifiedModel:
         settings, vocabulary = self.settings, self.vocabulary
         if settings["backbone"] in SIZES:
-            shape = vocabulary.text_size, vocabulary.level_sizes, settings["dropout"], settings["tied"], self.form.whole_vocabulary
+            shape = vocabulary.text_size, vocabulary.level_sizes, settings["dropout"], settings["tied"], self.phrasing.whole_vocabulary
             model = from_sizes(settings["backbone"], *shape)
         else:
-            shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.form.whole_vocabulary
+            shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.phrasing.whole_vocabulary
             model = from_checkpoint(settings["backbone"], *shape)
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
@@ -230,7 +230,7 @@ class Training:
         torch.manual_seed((settings["seed"] * 1_000_003 + step) * self.world + self.rank)  # dropout is a function of the step: nothing to restore
         rng = np.random.default_rng((settings["seed"], 1, step, self.rank))
         personal = rng.random(len(rows)) < settings["history_in_search"]
-        batch = data.collate(self.train, rows, self.form, personal, rng.integers(0, 1 << 16, len(rows)))
+        batch = data.collate(self.train, rows, self.phrasing, personal, rng.integers(0, 1 << 16, len(rows)))
         total = self.epochs * self.batches_per_epoch
         warmup = max(1, round(total * settings["warmup_share"]))
         factor = min((step + 1) / warmup, max(0.02, (total - step) / max(1, total - warmup)))

@@ -29,35 +29,35 @@ def words(vocabulary: Vocabulary, text: str) -> list[int]:
 
 def test_a_history_of_both_behaviours(vocabulary: Vocabulary) -> None:
     """The last two of either kind, in the order of time; items off the search surface by one name, on it by the other; each behind its mark."""
-    form, mark = Sentences(vocabulary, SETTINGS), vocabulary.marks
+    phrasing, mark = Sentences(vocabulary, SETTINGS), vocabulary.marks
     chosen, clicked = vocabulary.item_tokens["recommend"], vocabulary.item_tokens["search"]
     apple, pear = words(vocabulary, "red apple"), words(vocabulary, "green pear")
     ask = Ask("search", np.array([0, 1, 2, 1, 0]), [None, apple, None, None, pear], words(vocabulary, "blue plum"), 2)
     told = [mark["queried"], *apple, mark["clicked"], *clicked[1], mark["recommended"], *chosen[2], mark["recommended"], *chosen[1]]
     told += [mark["queried"], *pear, mark["clicked"], *clicked[0]]
     first = [*words(vocabulary, "so far:"), *told, *words(vocabulary, "now searched:"), *ask.text, *words(vocabulary, "what is clicked?"), EOS]
-    assert form.source(ask) == first
-    assert form.target(ask) == [mark["clicked"], *clicked[2], EOS]
-    assert form.target(ask._replace(task="recommend")) == [mark["recommended"], *chosen[2], EOS]
-    assert form.target(ask._replace(task="next_query")) == [mark["queried"], *ask.text, EOS]
-    assert form.start(ask).tolist() == clicked[0].tolist() and form.start(ask._replace(items=ask.items[:0], searched=[])).tolist() == [PAD, PAD]
-    assert sorted(form.source(ask, draw) == first for draw in range(0, 2 * len(WORDINGS["search"]), 2)) == [False, False, False, True]
+    assert phrasing.source(ask) == first
+    assert phrasing.target(ask) == [mark["clicked"], *clicked[2], EOS]
+    assert phrasing.target(ask._replace(task="recommend")) == [mark["recommended"], *chosen[2], EOS]
+    assert phrasing.target(ask._replace(task="next_query")) == [mark["queried"], *ask.text, EOS]
+    assert phrasing.start(ask).tolist() == clicked[0].tolist() and phrasing.start(ask._replace(items=ask.items[:0], searched=[])).tolist() == [PAD, PAD]
+    assert sorted(phrasing.source(ask, draw) == first for draw in range(0, 2 * len(WORDINGS["search"]), 2)) == [False, False, False, True]
     plain = Sentences(vocabulary, SETTINGS | {"behaviour_tokens": False})
     assert plain.source(ask) == [token for token in first if token not in mark.values()] and plain.target(ask) == [*clicked[2], EOS]
 
 
 def test_a_part_without_its_slot_is_left_out(vocabulary: Vocabulary) -> None:
-    form = Sentences(vocabulary, SETTINGS)
+    phrasing = Sentences(vocabulary, SETTINGS)
     ask = Ask("pseudo_search", np.array([1]), [None], words(vocabulary, "red apple"), 0)
-    assert form.source(ask) == [*words(vocabulary, "now searched:"), *ask.text, *words(vocabulary, "what is clicked?"), EOS]
+    assert phrasing.source(ask) == [*words(vocabulary, "now searched:"), *ask.text, *words(vocabulary, "what is clicked?"), EOS]
 
 
 def test_tasks_on_texts_show_either_name_by_turns(vocabulary: Vocabulary) -> None:
-    form, ask = Sentences(vocabulary, SETTINGS), Ask("text_to_item", np.array([], int), (), words(vocabulary, "red apple"), 2)
-    assert [form.target(ask, draw) for draw in (0, 1)] == [[*vocabulary.item_tokens[view][2], EOS] for view in ("search", "recommend")]
+    phrasing, ask = Sentences(vocabulary, SETTINGS), Ask("text_to_item", np.array([], int), (), words(vocabulary, "red apple"), 2)
+    assert [phrasing.target(ask, draw) for draw in (0, 1)] == [[*vocabulary.item_tokens[view][2], EOS] for view in ("search", "recommend")]
     back = ask._replace(task="item_to_text")
-    assert [form.source(back, draw)[-3:-1] for draw in (0, 1)] == [vocabulary.item_tokens[view][2].tolist() for view in ("search", "recommend")]
-    assert form.target(back) == [*ask.text, EOS]
+    assert [phrasing.source(back, draw)[-3:-1] for draw in (0, 1)] == [vocabulary.item_tokens[view][2].tolist() for view in ("search", "recommend")]
+    assert phrasing.target(back) == [*ask.text, EOS]
 
 
 def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocabulary) -> None:
@@ -75,8 +75,8 @@ def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocab
             "event_ts": pa.array(at, pa.timestamp("us", tz="UTC")),
         }
     )
-    form = Sentences(vocabulary, SETTINGS)
-    examples = data.encode(rows, ("recommend", "search"), ITEMS, vocabulary, 32, form)
+    phrasing = Sentences(vocabulary, SETTINGS)
+    examples = data.encode(rows, ("recommend", "search"), ITEMS, vocabulary, 32, phrasing)
     assert [examples.ask(row).searched for row in range(3)] == [[], *[[None, words(vocabulary, "red apple")]] * 2]
     tasks = ("search", "next_query", "pseudo_search", "text_to_item", "item_to_text")
     made = derived.derived(examples, tasks, ["red apple", "", "blue plum"], vocabulary, 8, "terms", 0)

@@ -17,14 +17,14 @@ def artifact(folder: Path, item_ids: list[str], texts: list[str], tasks: tuple[s
     import torch
 
     from model.artifact import save, weights_of
-    from model.forms import form_of
+    from model.phrasings import phrasing_of
     from model.unified import from_sizes
     from model.vocabulary import Vocabulary, train_tokenizer
 
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(texts, 300)
     vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), {"joint": np.arange(len(item_ids))[:, None]})
-    model = from_sizes("tiny", vocabulary.text_size, vocabulary.level_sizes, 0.0, True, form_of(recipe).whole_vocabulary)
+    model = from_sizes("tiny", vocabulary.text_size, vocabulary.level_sizes, 0.0, True, phrasing_of(recipe).whole_vocabulary)
     t5 = {key: value for key, value in model.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
     prompts = {"history_length": 20, "max_query_tokens": 16, "history_in_search": 0.0, "history_per_behaviour": 5, "behaviour_tokens": True}
     config = {"t5": t5, "recipe": recipe, "tasks": list(tasks)} | prompts
