@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jobs.errors import BadArgument
-from model.recipes import RECIPES, SERVED
+from model.recipes import GENSR, RECIPES, SERVED
 
-RECIPE_NAMES = Literal["bridge", "gensar"]
+RECIPE_NAMES = Literal["bridge", "gensar", "gensr"]
 TASKS = Literal["recommend", "search", "next_query", "pseudo_search", "text_to_item", "item_to_text"]
 BASELINES = Literal["popularity", "itemknn", "als", "bm25", "bm25_popularity", "biencoder"]
 CONSTRUCTIONS = Literal["content", "search", "rec", "multi_task", "fused_concat", "fused_svd", "separate", "prefix_share", "dual"]
@@ -178,7 +178,7 @@ class Identifiers(Section):
 
 
 class Train(Section):
-    recipe: RECIPE_NAMES = Field(default="bridge", description="bridge, or gensar, whose own settings (README) stand before these defaults")
+    recipe: RECIPE_NAMES = Field(default="bridge", description="bridge, gensar or gensr; their own settings (README) stand before these defaults")
     tasks: tuple[TASKS, ...] = Field(
         default=("recommend", "search"), min_length=1, description="bridge: these; one alone gives the single-task models. gensar: all six"
     )
@@ -229,6 +229,20 @@ class Train(Section):
         if not set(self.tasks) & set(SERVED):
             raise ValueError(f"tasks: found {', '.join(self.tasks)} alone, expected one that is served: {', '.join(SERVED)}")
         return self
+
+
+class Gensr(Section):
+    candidates_from: Literal["bridge", "gensar"] = Field(default="bridge", description="recipe of the first stage, which is trained first")
+    candidates: int = Field(default=100, ge=1, le=1000, description="items of the first stage that gensr orders")
+    views: tuple[Literal["collaborative", "semantic"], ...] = Field(default=("collaborative", "semantic"), min_length=1)
+    filter: Literal["bilinear", "cross_attention", "mean"] = Field(
+        default="bilinear", description="how a candidate weighs the history (cross_attention: the paper's)"
+    )
+    prompts: Literal["per_task", "shared"] = Field(default="per_task", description="a question per task, or one for both")
+    answers: Literal["shared", "per_task"] = Field(default="shared", description="per_task: answer rows of each task, a discriminative twin")
+    contrast: float = Field(default=0.01, ge=0, description="weight of the contrastive loss between the views; 0 is off")
+    negatives: int = Field(default=4, ge=1, description="wrong items beside each right one in training")
+    hard_share: float = Field(default=0.5, ge=0, le=1, description="share of a search's wrong items that a word search finds for its query")
 
 
 class Evaluate(Section):
@@ -307,6 +321,7 @@ class Config(Section):
     embed: Embed = Embed()
     identifiers: Identifiers = Identifiers()
     train: Train = Train()
+    gensr: Gensr = Gensr()
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     recommend: Recommend = Recommend()
@@ -357,13 +372,17 @@ def load(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
 
 
 def with_recipe(values: dict[str, Any]) -> dict[str, Any]:
-    """The values, behind those that the recipe brings."""
+    """The values, behind those that the recipe brings; of gensr's first stage, how items are named."""
     train = values.get("train")
     name = train.get("recipe") if isinstance(train, dict) else None
     if name not in RECIPES:  # the default, or one that validation refuses
         return values
-    sections = RECIPES[name].settings
-    return values | {section: own | values.get(section, {}) for section, own in sections.items() if isinstance(values.get(section, {}), dict)}
+    brought = dict(RECIPES[name].settings)
+    if name == GENSR.name:
+        first = values["gensr"].get("candidates_from") if isinstance(values.get("gensr"), dict) else None
+        if first in RECIPES:
+            brought |= {section: own for section, own in RECIPES[first].settings.items() if section == "identifiers"}
+    return values | {section: own | values.get(section, {}) for section, own in brought.items() if isinstance(values.get(section, {}), dict)}
 
 
 def parse_value(text: str) -> Any:

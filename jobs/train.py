@@ -24,6 +24,7 @@ from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
 from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions, written_up_to
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, ITEMS, MODELS
+from model.recipes import GENSR, RECIPES, SERVED
 
 log = logging.getLogger("tandem")
 INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
@@ -31,7 +32,7 @@ INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
 # glibc gives big blocks back after every step and faults them in again: a third of a step's time on a CPU.
 PROCESS = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
 PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
-SHAPING = ("corpora", "identifiers", "embed", "train")  # the sections whose change makes another model
+SHAPING = ("corpora", "identifiers", "embed", "train", "gensr")  # the sections whose change makes another model
 
 
 def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
         log.info("%s has another shape: training from scratch", parent["model_version"])
         parent = None
     written = {table.name: written_up_to(spark, config, table, day) for table in INPUTS}
-    spec = specification(config, day, pinned, written, parent["artifact"] if parent else None)
+    first = first_stage(config, day, pinned, written) if config.train.recipe == GENSR.name else None
+    spec = specification(config, day, pinned, written, parent["artifact"] if parent else None, candidates=first)
     there = Path(spec["output"], "manifest.json").exists()
     if there:
         log.info("%s is there already: not trained again", spec["model_version"])
@@ -60,12 +62,19 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
 
 
 def specification(
-    config: Config, day: date, pinned: dict[str, int], written: dict[str, int], parent: str | None, identifiers: str | None = None
+    config: Config,
+    day: date,
+    pinned: dict[str, int],
+    written: dict[str, int],
+    parent: str | None,
+    identifiers: str | None = None,
+    candidates: str | None = None,
 ) -> dict[str, Any]:
     """Everything that shapes the model, with a hash of it.
 
     pinned: the Delta versions to read. written: those that last wrote what the day reads, so that a day trained again after later ones is
     the same model. parent: an artifact below lake.root. identifiers: a table that is read in the place of item_identifiers.
+    candidates: folder of gensr's first stage.
     """
     valid_from, test_from = config.corpora.bounds(day)
     root = config.lake.root.rstrip("/")
@@ -81,6 +90,8 @@ def specification(
         "train": config.train.model_dump(mode="json", exclude={"launcher"}),
         "parent": f"{root}/{parent}" if parent else None,
     }
+    if candidates:
+        spec |= {"gensr": config.gensr.model_dump(mode="json"), "candidates": candidates}
     content = spec | {"tables": {table.name: [path_of(config, table), written[table.name]] for table in INPUTS}}
     if identifiers:
         spec["tables"][ITEM_IDENTIFIERS.name] = content["tables"][ITEM_IDENTIFIERS.name] = [identifiers, None]
@@ -91,8 +102,22 @@ def specification(
     return spec
 
 
+def first_stage(config: Config, day: date, pinned: dict[str, int], written: dict[str, int]) -> str:
+    """The artifact of gensr's first stage: trained now, or by an earlier run of the day. It stands in no table, beside the model that goes with it."""
+    own = RECIPES[config.gensr.candidates_from].settings.get("train", {})
+    chosen = {"recipe": config.gensr.candidates_from, "tasks": tuple(own.get("tasks", SERVED)), "mixing": own.get("mixing", config.train.mixing)}
+    first = config.model_copy(update={"train": config.train.model_copy(update={**chosen, "batch_size": type(config.train)().batch_size})})
+    spec = specification(first, day, pinned, written, None)
+    if not Path(spec["output"], "manifest.json").exists():
+        launch(first, spec)
+    output: str = spec["output"]
+    return output
+
+
 def fits(parent: Row, config: Config) -> bool:
     """Whether the parent's weights can be taken over: the same backbone, naming and tasks."""
+    if config.train.recipe == GENSR.name:
+        return False  # its first stage may name other items: words, slots and views begin anew
     held, new = json.loads(parent["config"]), config.model_dump(mode="json")
     same_train = all(held["train"][key] == new["train"][key] for key in ("recipe", "backbone", "tasks", "tied"))
     return same_train and held["identifiers"] == new["identifiers"]

@@ -6,7 +6,7 @@ Reads an artifact; knows item_ids, tokens and tasks, but no table. What a worker
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
 from model.prompts import Ask
-from model.recipes import SERVED
+from model.recipes import GENSR, SERVED
 from model.vocabulary import EOS, PAD, Vocabulary
+
+if TYPE_CHECKING:
+    from model.two_stage import TwoStage
 
 Answer = tuple[np.ndarray, np.ndarray]
 NOTHING: Answer = (np.empty(0, np.int64), np.empty(0, np.float64))
@@ -166,7 +169,14 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device, value: int = PAD) -
 
 
 @lru_cache(maxsize=2)
-def load(path: str, device: str = "cpu") -> Ranker:
+def load(path: str, device: str = "cpu") -> "Ranker | TwoStage":
     """The artifact's ranker, loaded once per process. Raises ValueError where the artifact is incomplete or was changed."""
     weights, vocabulary, item_ids, config, manifest = artifact.load(Path(path))
-    return Ranker({name: tensor.to(device) for name, tensor in weights.items()}, vocabulary, item_ids, config, manifest)
+    placed = {name: tensor.to(device) for name, tensor in weights.items()}
+    if config["recipe"] == GENSR.name:
+        from model.rerank import Reranker
+        from model.two_stage import TwoStage, first_stage
+
+        first = load(str(first_stage(Path(path), config)), device)
+        return TwoStage(first, Reranker(placed, vocabulary, item_ids, config), config["depth"])
+    return Ranker(placed, vocabulary, item_ids, config, manifest)

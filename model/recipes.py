@@ -3,6 +3,7 @@
 bridge: Penha et al. 2024 (arXiv 2410.16823): one sequence-to-sequence model trained on search and recommendation together; the
 three models of the paper, Gen_R, Gen_S and Gen_{R+S}, are this row with other `tasks`.
 gensar: Shi et al. 2025 (arXiv 2504.05730): an identifier per task with a prefix in common, histories of both behaviours, six tasks.
+gensr: Zhao et al. 2025 (arXiv 2504.06714): orders the candidates of one of the others (`gensr.candidates_from`) by its answer to a question about each.
 """
 
 from dataclasses import dataclass, field
@@ -38,4 +39,6 @@ GENSAR = Recipe(
     },
 )
 
-RECIPES = {recipe.name: recipe for recipe in (BRIDGE, GENSAR)}
+GENSR = Recipe("gensr", SERVED, "tasks", {"train": {"batch_size": 64, "history_in_search": 1.0}, "search": {"personalised": True}})
+
+RECIPES = {recipe.name: recipe for recipe in (BRIDGE, GENSAR, GENSR)}

@@ -31,7 +31,7 @@ from model.derived import derived
 from model.metrics import ndcg_at, recall_at
 from model.phrasings import phrasing_of
 from model.rank import Ranker
-from model.recipes import RECIPES, SERVED
+from model.recipes import GENSR, RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes, parameter_groups
 from model.vocabulary import MARKS, Vocabulary, train_tokenizer
 
@@ -228,17 +228,13 @@ class Training:
     def train_step(self, rows: np.ndarray) -> float:
         settings, step = self.settings, self.progress.step
         torch.manual_seed((settings["seed"] * 1_000_003 + step) * self.world + self.rank)  # dropout is a function of the step: nothing to restore
-        rng = np.random.default_rng((settings["seed"], 1, step, self.rank))
-        personal = rng.random(len(rows)) < settings["history_in_search"]
-        batch = data.collate(self.train, rows, self.phrasing, personal, rng.integers(0, 1 << 16, len(rows)))
         total = self.epochs * self.batches_per_epoch
         warmup = max(1, round(total * settings["warmup_share"]))
         factor = min((step + 1) / warmup, max(0.02, (total - step) / max(1, total - warmup)))
         for group in self.optimizer.param_groups:
             group["lr"] = settings["learning_rate"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            losses = self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), settings["label_smoothing"])
-        loss = losses.mean()
+            loss = self.loss(rows)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -247,6 +243,16 @@ class Training:
         if not math.isfinite(value):
             raise BadCorpus(f"loss is {value} at step {step}: lower train.learning_rate ({settings['learning_rate']}), or look for broken input")
         return value
+
+    def loss(self, rows: np.ndarray) -> torch.Tensor:
+        rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
+        personal = rng.random(len(rows)) < self.settings["history_in_search"]
+        batch = data.collate(self.train, rows, self.phrasing, personal, rng.integers(0, 1 << 16, len(rows)))
+        return self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), self.settings["label_smoothing"]).mean()
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What an artifact holds of the model."""
+        return artifact.weights_of(self.model)
 
     def end_epoch(self) -> None:
         progress = self.progress
@@ -355,6 +361,14 @@ def take(work: Path) -> TextIO:
     return lock
 
 
+def kind_of(spec: dict[str, Any]) -> type[Training]:
+    if spec["train"]["recipe"] != GENSR.name:
+        return Training
+    from model.train_pairs import PairTraining
+
+    return PairTraining
+
+
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
@@ -363,16 +377,14 @@ def main(arguments: list[str]) -> int:
         print(f"tandem: another training is at work in {spec['work']}", file=sys.stderr)
         return 75
     try:
-        training = Training(spec)
+        training = kind_of(spec)(spec)
         training.fit()
     except BadCorpus as error:
         print(f"tandem: {error}", file=sys.stderr)
         return 65
     if training.rank == 0:
         facts = {key: spec[key] for key in ("model_version", "day", "spec_hash", "parent", "tables")} | {"best_epoch": training.progress.best_epoch}
-        artifact.save(
-            Path(spec["output"]), artifact.weights_of(training.model), training.vocabulary, training.item_ids, training.config(), training.curve, facts
-        )
+        artifact.save(Path(spec["output"]), training.kept(), training.vocabulary, training.item_ids, training.config(), training.curve, facts)
         shutil.rmtree(spec["work"], ignore_errors=True)
     if training.world > 1:
         distributed.destroy_process_group()

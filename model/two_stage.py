@@ -1,0 +1,50 @@
+"""A night's model of two stages: the candidates of a generative model (bridge, gensar), in the order of gensr.
+
+Answers as `model.rank.Ranker` does, so that no verb needs to know which of the two it has. Reads two artifacts; knows no table.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.artifact import MANIFEST
+from model.rank import Answer, Ranker
+from model.rerank import Reranker
+
+
+class TwoStage:
+    """depth: candidates that the first stage gives, at least as many as are asked for."""
+
+    def __init__(self, first: Ranker, second: Reranker, depth: int):
+        self.first, self.second, self.depth = first, second, depth
+        self.item_ids = first.item_ids
+
+    def rank(
+        self,
+        task: str,
+        histories: Sequence[Sequence[Mapping[str, Any]]],
+        queries: Sequence[str | None],
+        k: int,
+        beams: int = 20,
+        exclude: Sequence[Sequence[str]] | None = None,
+        allowed: np.ndarray | None = None,
+    ) -> list[Answer]:
+        """As `Ranker.rank`; the scores are log-odds that the question about an item is answered Yes."""
+        depth = max(self.depth, k)
+        found = self.first.rank(task, histories, queries, depth, max(beams, depth), exclude, allowed)
+        candidates = [[self.item_ids[row] for row in rows] for rows, _ in found]
+        told = self.second.rank(task, histories, queries, candidates, k)
+        return [(np.array([self.first.rows[item] for item in items], np.int64), scores) for items, scores in told]
+
+
+def first_stage(folder: Path, config: Mapping[str, Any]) -> Path:
+    """The folder of the first stage's artifact, beside the second's. Raises ValueError where it is another than the one that was trained with."""
+    path = folder.parent / Path(config["candidates"]).name
+    manifest = path / MANIFEST
+    found = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "no artifact"
+    if found != config["candidates_hash"]:
+        raise ValueError(f"{path}: found {found}, expected the first stage with manifest {config['candidates_hash']} that {folder.name} was trained with")
+    return path

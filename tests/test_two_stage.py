@@ -1,0 +1,92 @@
+"""gensr behind a generative first stage: trained, stored and answering as one model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
+
+from jobs.config import load as configured
+from model import rank, train
+from model.data import ragged
+from model.negatives import word_search
+from model.two_stage import TwoStage
+
+
+def acts(items: list[int]) -> list[dict]:
+    return [{"item_id": ITEMS[i], "surface": "recommendation", "query": None} for i in items]
+
+
+def pair_spec(root: Path, first: Path, **settings: object) -> dict:
+    asked = configured().gensr.model_dump(mode="json") | {"candidates": 6}
+    own = {"recipe": "gensr", "batch_size": 32, "epochs": 12, "learning_rate": 3e-3, "max_text_tokens": 4}
+    spec = training_spec(root, **{**own, **settings}) | {"gensr": asked, "candidates": str(first), "model_version": "second"}
+    return spec | {"output": str(root / "second"), "work": str(root / "work-second"), "spec_hash": "1" * 64}
+
+
+def run(spec: dict, path: Path) -> int:
+    path.write_text(json.dumps(spec))
+    return train.main([str(path)])
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages trained on the checkerboard, the first one shortly: it is the second that has to order."""
+    root = tmp_path_factory.mktemp("world")
+    write_lake(root, checkerboard_rows())
+    assert run(training_spec(root, epochs=8), root / "first.json") == 0
+    assert run(pair_spec(root, root / "artifact"), root / "second.json") == 0
+    return root
+
+
+def test_it_answers_as_one_model(lake: Path) -> None:
+    found = rank.load(str(lake / "second"))
+    assert isinstance(found, TwoStage)
+    walks = [[(start + 2 * step) % 12 for step in range(4)] for start in range(12)]
+    histories, nothing = [acts(walk) for walk in walks], [None] * 12
+    candidates = rank.load(str(lake / "artifact")).rank("recommend", histories, nothing, 6)
+    answers = found.rank("recommend", histories, nothing, 3)
+    for (items, scores), (offered, _) in zip(answers, candidates, strict=True):
+        assert len(items) == 3 and set(items) <= set(offered) and (np.diff(scores) <= 0).all()
+    excluded = found.rank("recommend", histories, nothing, 6, exclude=[[ITEMS[items[0]]] for items, _ in answers])
+    assert all(first[0][0] not in again[0] for first, again in zip(answers, excluded, strict=True))
+    assert [len(items) for items, _ in found.rank("recommend", [[], acts([3])], [None, None], 2)] == [0, 2]
+    searched = found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 12)
+    assert sum(found.item_ids[items[0]] == item for (items, _), item in zip(searched, ITEMS, strict=True)) >= 10
+    curve = json.loads((lake / "second" / "curve.json").read_text())
+    assert curve[-1]["search_of_12_ndcg@10"] > curve[0]["search_of_12_ndcg@10"] and curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_a_first_stage_that_changed_is_refused(lake: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for name in ("artifact", "second"):
+        shutil.copytree(lake / name, tmp_path / name)
+    manifest = tmp_path / "artifact" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match="expected the first stage with manifest"):
+        rank.load(str(tmp_path / "second"))
+
+
+def test_stopped_and_started_again_it_ends_at_the_same_weights(lake: Path, tmp_path: Path) -> None:
+    """Three epochs at once; and three of which the first attempt ends after one."""
+    from safetensors.numpy import load_file
+
+    straight = pair_spec(lake, lake / "artifact", epochs=3) | {"output": str(tmp_path / "straight"), "work": str(tmp_path / "w1")}
+    assert run(straight, tmp_path / "a.json") == 0
+    broken = pair_spec(lake, lake / "artifact", epochs=3) | {"output": str(tmp_path / "resumed"), "work": str(tmp_path / "w2")}
+    training = train.kind_of(broken)(broken)
+    training.resume()
+    training.started = 0.0
+    training.run_epoch()
+    training.end_epoch()
+    assert run(broken, tmp_path / "b.json") == 0
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_what_a_word_search_finds() -> None:
+    texts = ragged([[5, 6], [5, 7], [8], [], [5, 5, 5, 9]])
+    found = word_search(ragged([[7], [5], [], [4], [7]]), texts, 2, 10)
+    assert [found[i].tolist() for i in range(5)] == [[1], [4, 0], [], [], [1]]  # of equal scores the first item
