@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data import Ragged
 from model.decode import Attention, Decoder, start_rows
-from model.questions import NO, TASKS, YES, Form, Prompts, newest
+from model.questions import NO, TASKS, YES, Form, Prompts, as_ragged, newest
 from model.slots import embed
 from model.views import Views, bag
 from model.vocabulary import PAD
@@ -149,11 +148,6 @@ def bounded(order: Sequence[int], tokens: Sequence[int]) -> list[list[int]]:
             longest = tokens[i]
         made[-1].append(i)
     return made
-
-
-def as_ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    lengths = [len(row) for row in rows]
-    return Ragged(np.asarray([item for row in rows for item in row], np.int64), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def filled(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -159,6 +159,10 @@ class Training:
         for embedding in {id(p): p for p in (weight, model.t5.lm_head.weight)}.values():
             embedding[known] = rows[known].to(embedding.dtype)
 
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What the artifact keeps of the model."""
+        return artifact.weights_of(self.model)
+
     def config(self) -> dict[str, Any]:
         t5 = {key: value for key, value in self.model.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
         return {
@@ -212,16 +216,13 @@ class Training:
     def train_step(self, rows: np.ndarray) -> float:
         settings, step = self.settings, self.progress.step
         torch.manual_seed((settings["seed"] * 1_000_003 + step) * self.world + self.rank)  # dropout is a function of the step: nothing to restore
-        personal = np.random.default_rng((settings["seed"], 1, step, self.rank)).random(len(rows)) < settings["history_in_search"]
-        batch = data.collate(self.train, rows, self.vocabulary, self.prefixes, self.spec["history_length"], personal)
         total = self.epochs * self.batches_per_epoch
         warmup = max(1, round(total * settings["warmup_share"]))
         factor = min((step + 1) / warmup, max(0.02, (total - step) / max(1, total - warmup)))
         for group in self.optimizer.param_groups:
             group["lr"] = settings["learning_rate"] * factor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            losses = self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), settings["label_smoothing"])
-        loss = losses.mean()
+            loss = self.loss(rows)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -230,6 +231,13 @@ class Training:
         if not math.isfinite(value):
             raise BadCorpus(f"loss is {value} at step {step}: lower train.learning_rate ({settings['learning_rate']}), or look for broken input")
         return value
+
+    def loss(self, rows: np.ndarray) -> torch.Tensor:
+        """The step's loss on these training examples; what it draws is a function of the step."""
+        settings = self.settings
+        personal = np.random.default_rng((settings["seed"], 1, self.progress.step, self.rank)).random(len(rows)) < settings["history_in_search"]
+        batch = data.collate(self.train, rows, self.vocabulary, self.prefixes, self.spec["history_length"], personal)
+        return self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), settings["label_smoothing"]).mean()
 
     def end_epoch(self) -> None:
         progress = self.progress
@@ -328,20 +336,26 @@ def adopt(model: UnifiedModel, weights: dict[str, torch.Tensor], held: Vocabular
             parameter[held.text_size + after : held.text_size + after + size] = old[held.text_size + before : held.text_size + before + size]
 
 
+def kind(recipe: str) -> type[Training]:
+    if RECIPES[recipe].ranking == "rerank":
+        from model.train_pairs import PairTraining  # it builds on this module
+
+        return PairTraining
+    return Training
+
+
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     spec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     try:
-        training = Training(spec)
+        training = kind(spec["train"]["recipe"])(spec)
         training.fit()
     except BadCorpus as error:
         print(f"tandem: {error}", file=sys.stderr)
         return 65
     if training.rank == 0:
         facts = {key: spec[key] for key in ("model_version", "day", "spec_hash", "parent", "tables")} | {"best_epoch": training.progress.best_epoch}
-        artifact.save(
-            Path(spec["output"]), artifact.weights_of(training.model), training.vocabulary, training.item_ids, training.config(), training.curve, facts
-        )
+        artifact.save(Path(spec["output"]), training.kept(), training.vocabulary, training.item_ids, training.config(), training.curve, facts)
         shutil.rmtree(spec["work"], ignore_errors=True)
     if training.world > 1:
         distributed.destroy_process_group()
