@@ -43,7 +43,8 @@ def test_it_learns_the_checkerboard(trained) -> None:
     found = model.rank("search", [histories[n % 2] for n in range(12)], [f"thing {word}" for word in worlds.WORDS], [worlds.ITEMS] * 12, 2)
     assert sum(worlds.ITEMS[n] in items for n, (items, _) in enumerate(found)) >= 9
     curve = json.loads((Path(made["output"]) / "curve.json").read_text())
-    assert [point["epoch"] for point in curve] == [1, 2, 3, 4, 5] and curve[-1]["search_ndcg@10"] > curve[0]["search_ndcg@10"] - 0.2
+    assert [point["epoch"] for point in curve] == [1, 2, 3, 4, 5] and curve[-1]["loss"] < 0.4 < curve[0]["loss"]
+    assert curve[-1]["search_ndcg@10"] > 0.8  # .52 by chance among seven
     assert not (root / "work").exists()
 
 
