@@ -234,6 +234,8 @@ class Train(Section):
 class Gensr(Section):
     candidates_from: Literal["bridge", "gensar"] = Field(default="bridge", description="recipe of the first stage, which is trained first")
     candidates: int = Field(default=100, ge=1, le=1000, description="items of the first stage that gensr orders")
+    history_length: int = Field(default=20, ge=1, description="distinct items of a history, the latest ones")
+    item_words: int = Field(default=16, ge=1, description="tokens of an item's text")
     views: tuple[Literal["collaborative", "semantic"], ...] = Field(default=("collaborative", "semantic"), min_length=1)
     filter: Literal["bilinear", "cross_attention", "mean"] = Field(
         default="bilinear", description="how a candidate weighs the history (cross_attention: the paper's)"
@@ -242,7 +244,8 @@ class Gensr(Section):
     answers: Literal["shared", "per_task"] = Field(default="shared", description="per_task: answer rows of each task, a discriminative twin")
     contrast: float = Field(default=0.01, ge=0, description="weight of the contrastive loss between the views; 0 is off")
     negatives: int = Field(default=4, ge=1, description="wrong items beside each right one in training")
-    hard_share: float = Field(default=0.5, ge=0, le=1, description="share of a search's wrong items that a word search finds for its query")
+    hard_share: float = Field(default=0.5, ge=0, le=1, description="share of a search's wrong items that are drawn from what BM25 finds for its query")
+    hard_pool: int = Field(default=100, ge=1, description="items that BM25 finds for it")
 
 
 class Evaluate(Section):

@@ -91,7 +91,7 @@ def specification(
         "parent": f"{root}/{parent}" if parent else None,
     }
     if candidates:
-        spec |= {"gensr": config.gensr.model_dump(mode="json"), "candidates": candidates}
+        spec |= of_gensr(config) | {"candidates": candidates}
     content = spec | {"tables": {table.name: [path_of(config, table), written[table.name]] for table in INPUTS}}
     if identifiers:
         spec["tables"][ITEM_IDENTIFIERS.name] = content["tables"][ITEM_IDENTIFIERS.name] = [identifiers, None]
@@ -100,6 +100,14 @@ def specification(
     spec["output"] = f"{root}/artifacts/{spec['model_version']}"
     spec["work"] = f"{root}/artifacts/.work/{spec['model_version']}"
     return spec
+
+
+def of_gensr(config: Config) -> dict[str, Any]:
+    """What `model.train_pairs` reads besides."""
+    own = config.gensr
+    form = {"views": own.views, "filter": own.filter, "prompts": own.prompts, "answers": own.answers, "weight": own.contrast}
+    pairs = {"form": form, "negatives": own.negatives, "hard": own.hard_share, "pool": own.hard_pool, "item_words": own.item_words}
+    return {"pairs": pairs, "history_length": min(own.history_length, config.corpora.history_length), "depth": own.candidates}
 
 
 def first_stage(config: Config, day: date, pinned: dict[str, int], written: dict[str, int]) -> str:

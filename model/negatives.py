@@ -1,10 +1,12 @@
-"""Wrong candidates: items that were not the answer, drawn by popularity or from what a word search finds.     numpy only.
+"""Wrong candidates: items that were not the answer, drawn by popularity or from what a word search finds.
 
 Pure functions of their arguments, the seed among them: the seed that is stored with a run tells its negatives, none of which is stored itself.
 
 An answer is never among its own negatives, and no item twice where there are others. Whether the history's items may be drawn is the caller's to say: they
 may not where the answer cannot stand in the history either (then "is it in the history" would tell the answer), and must be free to where it can.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -58,3 +60,19 @@ def hard(targets: np.ndarray, pools: Ragged, counts: np.ndarray, per: int, seed:
         rest = drawn[row][~np.isin(drawn[row], chosen)][: per - len(chosen)]
         drawn[row] = np.concatenate([chosen, rest])
     return drawn
+
+
+def pools(texts: Sequence[str], queries: Sequence[str], depth: int) -> Ragged:
+    """Each query's best items by BM25 (the library bm25s, Lucene's k1 and b), at most `depth`, none of which has no word of it. texts: of the items."""
+    import bm25s
+
+    stop = {"stopwords": "english", "show_progress": False}
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(list(texts), **stop), show_progress=False)
+    distinct = {query: n for n, query in enumerate(dict.fromkeys(filter(None, queries)))}
+    if not distinct:
+        return Ragged(np.empty(0, np.int64), np.zeros(len(queries) + 1, np.int64))
+    found, scores = index.retrieve(bm25s.tokenize(list(distinct), **stop), k=min(depth, len(texts)), show_progress=False)
+    width = np.append((scores > 0).sum(axis=1), 0)  # the last row is for no query at all
+    held = Ragged(found[scores > 0].astype(np.int64), np.concatenate([[0], np.cumsum(width)]).astype(np.int64))
+    return held.take(np.array([distinct.get(query, len(distinct)) for query in queries], dtype=np.int64))

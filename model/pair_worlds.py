@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.data import Ragged
+from model.data import Examples, Ragged
 from model.information import entropy
 from model.pairs import Requests
-from model.questions import TASKS
+from model.questions import TASKS, as_ragged
 from model.vocabulary import Vocabulary, train_tokenizer
 
 HISTORY = 6
@@ -44,10 +44,6 @@ class PairWorld:
         return entropy(1 / (1 + per)) - (1 + wrong) / (1 + per) * entropy(1 / (1 + wrong))
 
 
-def ragged(rows: list[list[int]]) -> Ragged:
-    return Ragged(np.asarray([value for row in rows for value in row], np.int64), np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64))
-
-
 def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int = 8, cell: int = 4) -> PairWorld:
     """Each user gives two requests of each task; the first of each is for training, the other for tests."""
     rng = np.random.default_rng((seed, 1))
@@ -77,7 +73,7 @@ def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int 
             rows[n == 0] += [(0, user, histories[user], "", int(liked)), (1, user, histories[user], query, int(wanted))]
     pairs = [(user, item) for user, history in enumerate(histories) for item in history] + [(user, target) for _, user, _, _, target in rows[True]]
     made = [requests(rows[part], vocabulary, topic, spoken) for part in (True, False)]
-    texts_of = ragged([list(tokens) for tokens in vocabulary.encode(texts, 16)])
+    texts_of = as_ragged([list(tokens) for tokens in vocabulary.encode(texts, 16)])
     assert items == len(texts)
     return PairWorld(vocabulary, texts_of, taste, topic, *made, users, np.asarray(pairs, np.int64))
 
@@ -93,5 +89,6 @@ def requests(rows: list[tuple[int, int, list[int], str, int]], vocabulary: Vocab
     task, user, history, query, target = zip(*rows, strict=True)
     pools = [np.flatnonzero(topic == spoken[q.split()[0]]).tolist() if q else [] for q in query]
     tokens = [list(row) for row in vocabulary.encode(list(query), 16)]
-    assert set(task) <= set(range(len(TASKS)))
-    return Requests(np.asarray(task, np.int8), np.asarray(user, np.int64), ragged(list(history)), ragged(tokens), np.asarray(target, np.int64), ragged(pools))
+    at = np.full(len(rows), np.datetime64("2026-01-01", "us"))
+    asked = Examples(TASKS, np.asarray(task, np.int8), as_ragged(list(history)), as_ragged(tokens), np.asarray(target, np.int64), at)
+    return Requests(**vars(asked), user=np.asarray(user, np.int64), pool=as_ragged(pools))

@@ -3,42 +3,59 @@
 Knows arrays, the model and its loss; no table, no file. An epoch's batches and their negatives are functions of (seed, step).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from model import negatives
 from model.contrast import contrast
-from model.data import Ragged
-from model.gensr import GenSR, cross_entropy
+from model.data import Examples, Ragged, encode_history, encode_queries, times_of
+from model.gensr import cross_entropy
 from model.questions import TASKS, Prompts, newest
 from model.unified import parameter_groups
+from model.vocabulary import Vocabulary
 
 WEIGHT_DECAY, WARMUP = 0.01, 0.1
 
 
-@dataclass(frozen=True)
-class Requests:
-    """task: int8 [n], of TASKS. user: int64 [n]. history: item numbers, oldest first, all of them before the target's time. query: text tokens.
+@dataclass(frozen=True, kw_only=True)
+class Requests(Examples):
+    """Examples of TASKS, and user: int64 [n]; pool: items that a word search finds for the query, of which hard negatives are drawn; empty for none."""
 
-    target: int64 [n]. pool: items that a word search finds for the query, of which hard negatives are drawn; empty for none.
-    """
-
-    task: np.ndarray
     user: np.ndarray
-    history: Ragged
-    query: Ragged
-    target: np.ndarray
     pool: Ragged
 
-    def __len__(self) -> int:
-        return len(self.task)
-
     def take(self, rows: np.ndarray) -> "Requests":
-        return Requests(self.task[rows], self.user[rows], self.history.take(rows), self.query.take(rows), self.target[rows], self.pool.take(rows))
+        return Requests(**vars(super().take(rows)), user=self.user[rows], pool=self.pool.take(rows))
+
+
+def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, longest: int, pools: Callable[[list[str]], Ragged]) -> Requests:
+    """Rows of corpora (task, user_id, history, query, target_item_id, event_ts) as integers; those whose target is not in the catalogue are left out.
+
+    pools: queries → the items that a word search finds for each.
+    """
+    known = pa.array(item_ids)
+    target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy()
+    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(TASKS)), -1).to_numpy()
+    user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    history, _ = encode_history(table["history"].combine_chunks(), known)
+    query = encode_queries(table["query"].combine_chunks(), vocabulary, longest)
+    rows = np.flatnonzero((target >= 0) & (task >= 0))
+    found = Examples(TASKS, task[rows].astype(np.int8), history.take(rows), query.take(rows), target[rows].astype(np.int64), times_of(table)[rows])
+    queries = pc.fill_null(table["query"].take(pa.array(rows)), "").to_pylist()
+    return Requests(**vars(found), user=user[rows].astype(np.int64), pool=pools(queries))
+
+
+def interactions(requests: Requests) -> np.ndarray:
+    """int64 [n, 2] of (user, item): all that the requests tell, their targets and what stands in their histories; each pair once."""
+    owner = np.repeat(requests.user, requests.history.lengths)
+    pairs = np.concatenate([np.stack([requests.user, requests.target], axis=1), np.stack([owner, requests.history.values], axis=1)])
+    return np.unique(pairs.astype(np.int64), axis=0)
 
 
 @dataclass(frozen=True)
@@ -90,12 +107,12 @@ class Answered:
     states: Tensor
 
 
-def answer(model: GenSR, prompts: Prompts, requests: Requests, candidates: np.ndarray, limit: int) -> Answered:
-    """candidates: int64 [n, C], the right one first."""
-    device = model.prior.device
+def answer(model: nn.Module, prompts: Prompts, requests: Requests, candidates: np.ndarray, limit: int) -> Answered:
+    """model: a `GenSR`, bare or wrapped. candidates: int64 [n, C], the right one first."""
+    device = next(model.parameters()).device
     arrays = (prompts.sources(requests.task, requests.query), newest(requests.history, limit), candidates, requests.task.astype(np.int64))
     odds, slots, states = model(*(torch.from_numpy(array).to(device) for array in arrays))
-    if len(model.form.views) < 2 or not model.form.weight:
+    if len(prompts.form.views) < 2 or not prompts.form.weight:
         return Answered(cross_entropy(odds), torch.zeros((), device=device), states)
     users = torch.from_numpy(requests.user).to(device).repeat_interleave(slots.shape[1])
     return Answered(cross_entropy(odds), contrast(slots[:, :, 0].flatten(0, 1), slots[:, :, 1].flatten(0, 1), users), states)
@@ -111,7 +128,7 @@ def batches(requests: Requests, settings: Settings) -> Iterator[np.ndarray]:
         order = order[settings.batch :]
 
 
-def train(model: GenSR, prompts: Prompts, requests: Requests, drawing: Drawing, settings: Settings, limit: int) -> Iterator[tuple[int, float, float]]:
+def train(model: nn.Module, prompts: Prompts, requests: Requests, drawing: Drawing, settings: Settings, limit: int) -> Iterator[tuple[int, float, float]]:
     """Steps of training; after each (step, mean cross-entropy in nats, contrastive loss) of its batch. Cut it off to stop early."""
     groups = parameter_groups(model, WEIGHT_DECAY)
     optimizer = torch.optim.AdamW(groups, lr=settings.rate)
@@ -125,7 +142,7 @@ def train(model: GenSR, prompts: Prompts, requests: Requests, drawing: Drawing, 
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * min((step + 1) / warmup, max(0.02, (settings.steps - step) / max(1, settings.steps - warmup)))
         optimizer.zero_grad(set_to_none=True)
-        (loss + model.form.weight * told.contrast).backward()
+        (loss + prompts.form.weight * told.contrast).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         yield step + 1, float(loss.detach()), float(told.contrast.detach())

@@ -49,7 +49,7 @@ class Prompts:
     """The prompts of a form, as tokens. longest: tokens of a query at most."""
 
     def __init__(self, vocabulary: Vocabulary, form: Form, longest: int):
-        self.longest = longest
+        self.form, self.longest = form, longest
         views = len(form.views)
         marks = {"user": [mark(n) for n in range(views)], "item": [mark(n) for n in range(views, 2 * views)]}
         self.parts: dict[str, tuple[list[int], list[int]]] = {}
@@ -73,6 +73,11 @@ class Prompts:
         for i, row in enumerate(rows):
             source[i, : len(row)] = row
         return source
+
+
+def as_ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    lengths = [len(row) for row in rows]
+    return Ragged(np.asarray([value for row in rows for value in row], np.int64), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def words(vocabulary: Vocabulary, text: str) -> list[int]:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data import Ragged
 from model.decode import Attention, Decoder, start_rows
-from model.questions import NO, TASKS, YES, Form, Prompts, newest
+from model.questions import NO, TASKS, YES, Form, Prompts, as_ragged, newest
 from model.slots import embed
 from model.views import Views, bag
 from model.vocabulary import PAD
@@ -79,13 +78,12 @@ def first_step(t5: Decoder, source: Tensor, slots: Tensor) -> Tensor:
     """`UnifiedModel.first_step` for C candidates of each request: [R, C, d_model]."""
     of_words, of_slots, hidden = first_attention(t5, source, slots)
     rows, count = slots.shape[:2]
-    begin = torch.full((1, 1), PAD, device=source.device)
-    x = start_rows(t5.weights["shared.weight"], begin).expand(rows, count, -1)
+    x = start_rows(t5.weights["shared.weight"], torch.full((1, 1, 1), PAD, device=source.device))  # one for all, until they look at their prompts
     for layer in range(t5.config["num_decoder_layers"]):
         name = f"decoder.block.{layer}.layer"
         # A first token has nothing but itself to look at.
         x = x + F.linear(F.linear(t5.norm(f"{name}.0", x), t5.weights[f"{name}.0.SelfAttention.v.weight"]), t5.weights[f"{name}.0.SelfAttention.o.weight"])
-        q = t5.split(f"{name}.1.EncDecAttention.q", t5.norm(f"{name}.1", x))
+        q = t5.split(f"{name}.1.EncDecAttention.q", t5.norm(f"{name}.1", x)).expand(rows, -1, count, -1)
         x = x + F.linear(mixed(q, of_words[layer], of_slots[layer], hidden, 0.0, count), t5.weights[f"{name}.1.EncDecAttention.o.weight"])
         x = t5.feed_forward(f"{name}.2", x)
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + t5.config["layer_norm_epsilon"]) * t5.weights["decoder.final_layer_norm.weight"]
@@ -149,11 +147,6 @@ def bounded(order: Sequence[int], tokens: Sequence[int]) -> list[list[int]]:
             longest = tokens[i]
         made[-1].append(i)
     return made
-
-
-def as_ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    lengths = [len(row) for row in rows]
-    return Ragged(np.asarray([item for row in rows for item in row], np.int64), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def filled(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

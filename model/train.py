@@ -177,6 +177,10 @@ class Training:
         for embedding in {id(p): p for p in (weight, model.t5.lm_head.weight)}.values():
             embedding[known] = rows[known].to(embedding.dtype)
 
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What the artifact keeps of the model."""
+        return artifact.weights_of(self.model)
+
     def config(self) -> dict[str, Any]:
         t5 = {key: value for key, value in self.model.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
         return {
@@ -245,14 +249,11 @@ class Training:
         return value
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
+        """The step's loss on these training examples; what it draws is a function of the step."""
         rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
         personal = rng.random(len(rows)) < self.settings["history_in_search"]
         batch = data.collate(self.train, rows, self.phrasing, personal, rng.integers(0, 1 << 16, len(rows)))
         return self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), self.settings["label_smoothing"]).mean()
-
-    def kept(self) -> dict[str, torch.Tensor]:
-        """What an artifact holds of the model."""
-        return artifact.weights_of(self.model)
 
     def end_epoch(self) -> None:
         progress = self.progress
@@ -361,12 +362,12 @@ def take(work: Path) -> TextIO:
     return lock
 
 
-def kind_of(spec: dict[str, Any]) -> type[Training]:
-    if spec["train"]["recipe"] != GENSR.name:
-        return Training
-    from model.train_pairs import PairTraining
+def kind(recipe: str) -> type[Training]:
+    if recipe == GENSR.name:
+        from model.train_pairs import PairTraining  # it builds on this module
 
-    return PairTraining
+        return PairTraining
+    return Training
 
 
 def main(arguments: list[str]) -> int:
@@ -377,7 +378,7 @@ def main(arguments: list[str]) -> int:
         print(f"tandem: another training is at work in {spec['work']}", file=sys.stderr)
         return 75
     try:
-        training = kind_of(spec)(spec)
+        training = kind(spec["train"]["recipe"])(spec)
         training.fit()
     except BadCorpus as error:
         print(f"tandem: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from model.data import Ragged
 from model.gensr import GenSR
 from model.information import entropy
 from model.pairs import Drawing
-from model.questions import TASKS, Form, Prompts, newest, text_rows
+from model.questions import TASKS, Form, Prompts, as_ragged, newest, text_rows
 from model.slots import mark
 from model.unified import from_sizes
 from model.vocabulary import EOS
@@ -100,7 +100,7 @@ def test_the_scorer_is_the_model(form: Form, task: str) -> None:
     made, prompts = stirred(form)
     found = scorer(made, prompts).score(task, HISTORIES, QUERIES, CANDIDATES)
     for history, query, candidates, odds in zip(HISTORIES, QUERIES, CANDIDATES, found, strict=True):
-        rows = newest(score.as_ragged([history]), LIMIT)
+        rows = newest(as_ragged([history]), LIMIT)
         told = (np.array([prompts.source(task, query)]), rows, None, np.array([TASKS.index(task)]))
         with torch.no_grad():
             plain = [float(made(*(torch.from_numpy(np.array([[item]]) if x is None else x) for x in told))[0]) for item in candidates]

@@ -1,5 +1,7 @@
 """Training leaves the constant answer, forms are told apart, and what a trained model uses stays below what there is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,8 +23,8 @@ def fit(arm: str, steps: int, users: int = 120, tastes: int = 4, topics: int = 4
 
 
 def test_training_leaves_the_plateau(quick) -> None:
-    """80 steps on 4 tastes. The constant answer costs H(0.2) = .500; knowing the tastes .271. The public run stays constant for 140,000 steps."""
-    made = fit("gensr", 80, users=300)
+    """40 steps on 4 tastes, after which a model that began as T5 does stood at .45. The constant answer costs H(0.2) = .500, knowing the tastes .271."""
+    made = fit("gensr", 40, users=300)
     prior, known = entropy(0.2), entropy(0.2) - made.world.information("recommend", 4)
     before = made.look(0)[0].mean()
     for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
@@ -54,6 +56,6 @@ def test_the_twin_hears_its_task_by_its_head_alone(quick) -> None:
         for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
             pass  # a step, so that the answer rows are no longer zeros
         asked = made.world.test.take(np.flatnonzero(made.world.test.task == 0)[:8])
-        told = [made.answered(type(asked)(np.full(8, task, np.int8), asked.user, asked.history, asked.query, asked.target, asked.pool)) for task in (0, 1)]
+        told = [made.answered(replace(asked, task=np.full(8, task, np.int8))) for task in (0, 1)]
         alike[arm] = [bool(np.allclose(*(getattr(side, name).detach().numpy() for side in told), atol=1e-6)) for name in ("states", "losses")]
     assert alike == {"gensr": [False, False], "one_prompt": [True, True], "twin": [True, False]}

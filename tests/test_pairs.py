@@ -36,9 +36,11 @@ def test_no_answer_no_repeat_nothing_barred() -> None:
 def test_hard_negatives_are_what_a_word_search_finds() -> None:
     """Pools by BM25: the items of the query's words. Where it finds too few, popular ones fill up."""
     texts = ["red ball", "red car", "blue car", "green kite", "red kite", "old drum"]
-    pools = [best(scores, 4).tolist() for scores in relevance(build(texts), ["red", "drum"])]
-    assert [sorted(pool) for pool in pools] == [[0, 1, 4], [5]]
-    pool = Ragged(np.array([*pools[0], *pools[1]]), np.array([0, 3, 4]))
+    pools = negatives.pools(texts, ["red", "drum", "red", "of the", "unheard", ""], 4)
+    assert [sorted(pools[n].tolist()) for n in range(6)] == [[0, 1, 4], [5], [0, 1, 4], [], [], []]
+    assert len(negatives.pools(texts, ["", ""], 4).values) == 0
+    assert set(pools.values) == {row for query in ("red", "drum") for scores in relevance(build(texts), [query]) for row in best(scores, 4)}
+    pool = pools.take(np.array([0, 1]))
     drawn = negatives.hard(np.array([1, 5]), pool, np.zeros(6), 3, seed=0)
     assert {0, 4} < {*drawn[0]} and 1 not in drawn[0] and 5 not in drawn[1]
     assert len({*drawn[0]}) == len({*drawn[1]}) == 3

@@ -10,8 +10,7 @@ import torch
 
 from model import artifact
 from model.gensr import GenSR
-from model.pair_worlds import ragged
-from model.questions import Form, text_rows
+from model.questions import Form, as_ragged, text_rows
 from model.rerank import Reranker, best, load
 from model.unified import from_sizes
 from model.vocabulary import Vocabulary, train_tokenizer
@@ -31,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), {"joint": np.arange(2)[:, None]})
     table = np.random.default_rng(0).normal(size=(len(ITEMS), 8))
     table[5] = 0
-    texts = text_rows(ragged([list(tokens) for tokens in vocabulary.encode(TEXTS, 4)]), 4)
+    texts = text_rows(as_ragged([list(tokens) for tokens in vocabulary.encode(TEXTS, 4)]), 4)
     model = GenSR(from_sizes("micro", vocabulary.text_size, (2,), 0.0, False), Form(), table, texts, 5, 0.0, 4)
     with torch.no_grad():
         model.unified.t5.lm_head.weight.normal_()

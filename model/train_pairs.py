@@ -1,0 +1,137 @@
+"""The training of a recipe that answers about pairs (gensr): what `model.train` does, with other data, model and loss.
+
+Reads corpora (the users, too) and items at the versions the specification pins; its part `pairs` says how pairs are made,
+
+    {"form": {…}, "negatives": 4, "hard": 0.5, "pool": 100, "item_words": 16}
+
+and `candidates`, where it is given, the folder of the first stage's artifact.
+
+The collaborative table is LightGCN's over the training rows alone. Validation ranks each right item among 99 others, popular ones and (for a search) words'
+ones alike; an equal score counts against it.
+"""
+
+import hashlib
+from dataclasses import replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import artifact, data, initial, lightgcn, negatives, pairs
+from model.gensr import GenSR, look_for_alike
+from model.metrics import ndcg_at, recall_at
+from model.pairs import Drawing, Requests
+from model.questions import TASKS, Form, Prompts, as_ragged, text_rows
+from model.recipes import RECIPES
+from model.score import Scorer
+from model.train import BadCorpus, Training, log
+from model.unified import INITIAL_STD, SIZES, from_checkpoint, from_sizes
+from model.vocabulary import MARKS, Vocabulary
+
+COLUMNS = ["example_id", "task", "user_id", "history", "query", "target_item_id", "event_ts", "split"]
+ANSWERS = {"joint": np.arange(2)[:, None]}  # No and Yes, the identifiers of what there is to say
+AMONG = 99  # wrong candidates of a validation request
+
+
+class PairTraining(Training):
+    def load_data(self) -> None:
+        spec, day = self.spec, date.fromisoformat(self.spec["day"])
+        self.form = Form(**{**spec["pairs"]["form"], "views": tuple(spec["pairs"]["form"].get("views", Form.views))})
+        self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
+        items = data.read_table(*spec["tables"]["items"], ["item_id", "text"], day=day).sort_by("item_id")
+        self.item_ids, self.texts = items["item_id"].to_pylist(), [text or "" for text in items["text"].to_pylist()]
+        corpora = data.read_table(*spec["tables"]["corpora"], COLUMNS, until=day)
+        corpora = corpora.sort_by([("event_ts", "ascending"), ("example_id", "ascending")])  # files lie in no order: the same rows, the same model
+        splits = data.split_of(corpora, datetime.fromisoformat(spec["valid_from"]), datetime.fromisoformat(spec["test_from"]))
+        self.vocabulary = self.make_vocabulary(ANSWERS, corpora.filter(splits == "train"), day)
+        limit = self.settings["max_query_tokens"]
+        self.prompts = Prompts(self.vocabulary, self.form, limit)
+        self.train, valid = (self.requests(corpora.filter(splits == split), limit) for split in ("train", "valid"))
+        self.valid = valid.take(self.draw_valid(valid))
+        missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
+        if missing or not len(self.train):
+            raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
+        counts = np.bincount(self.train.target, minlength=len(self.item_ids)).astype(np.float64)
+        self.drawing = Drawing(counts, spec["pairs"]["negatives"], spec["pairs"]["hard"], spec["exclude_seen"])
+        log.info("%d training and %d validation requests, %d items, %d tokens", len(self.train), len(self.valid), len(self.item_ids), self.vocabulary.size)
+
+    def requests(self, table: Any, limit: int) -> Requests:
+        """Those of the tasks trained, each with the items of its words."""
+        found = pairs.encode(table, self.item_ids, self.vocabulary, limit, lambda queries: negatives.pools(self.texts, queries, self.spec["pairs"]["pool"]))
+        return self.servable(found.take(np.flatnonzero(np.isin(found.task, [TASKS.index(task) for task in self.tasks]))))
+
+    def draw_valid(self, valid: Requests) -> np.ndarray:
+        rng = np.random.default_rng(self.settings["seed"])
+        rows = [rng.permutation(np.flatnonzero(valid.task == task))[: self.settings["max_valid_rows"]] for task in range(len(TASKS))]
+        return np.sort(np.concatenate(rows)).astype(np.int64)
+
+    def make_model(self) -> GenSR:
+        settings, vocabulary, scratch = self.settings, self.vocabulary, self.settings["backbone"] in SIZES
+        sizes = self.form.level_sizes
+        if scratch:
+            unified = from_sizes(settings["backbone"], vocabulary.text_size, sizes, settings["dropout"], settings["tied"])
+            look_for_alike(unified)
+        else:
+            unified = from_checkpoint(settings["backbone"], sizes, settings["dropout"], vocabulary.text_size)
+        if settings["item_init"] == "vectors" and scratch:
+            self.begin_words(unified)
+        seen = pairs.interactions(self.train)
+        _, table = lightgcn.fit(seen, int(self.train.user.max()) + 1, len(self.item_ids), settings["seed"])
+        limit = self.spec["pairs"]["item_words"]
+        rows = text_rows(as_ragged(vocabulary.encode(self.texts, limit)), limit)
+        model = GenSR(unified, self.form, table, rows, self.spec["history_length"], settings["dropout"], self.spec["pairs"]["negatives"])
+        if self.spec["parent"]:
+            weights = artifact.load(self.spec["parent"])[0]
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name != "table":  # tonight's own; a table of other items has other rows
+                        parameter.copy_(weights[name])
+        return model
+
+    @torch.no_grad()
+    def begin_words(self, unified: torch.nn.Module) -> None:
+        """Words begin at the vectors of the items that they name, as in `Training.begin_rows`."""
+        shared, n = unified.t5.shared.weight, len(self.item_ids)
+        vectors = initial.item_vectors(
+            *self.spec["tables"]["item_embeddings"], date.fromisoformat(self.spec["day"]), self.item_ids, shared.shape[1], self.settings["seed"]
+        )
+        named = Vocabulary.build(self.vocabulary.tokenizer, self.vocabulary.text_size - len(MARKS), {"joint": np.arange(n)[:, None]})
+        rows = torch.from_numpy(initial.token_rows(vectors, self.texts, named, INITIAL_STD))[: self.vocabulary.text_size]
+        known = torch.cat([rows.abs().sum(dim=1) > 0, torch.zeros(len(shared) - len(rows), dtype=torch.bool)])
+        shared[known] = rows[known[: len(rows)]]
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        return self.model.kept()
+
+    def config(self) -> dict[str, Any]:
+        t5 = {key: value for key, value in self.model.unified.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
+        told = {"recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"], "form": vars(self.form)}
+        told |= {"max_query_tokens": self.settings["max_query_tokens"], "text_size": self.vocabulary.text_size, "pairs": self.spec["pairs"]}
+        if "candidates" in self.spec:
+            first = Path(self.spec["candidates"])
+            held = hashlib.sha256((first / artifact.MANIFEST).read_bytes()).hexdigest()
+            told |= {"candidates": first.name, "candidates_hash": held, "depth": self.spec["depth"]}
+        return {"t5": t5, **told}
+
+    def loss(self, rows: np.ndarray) -> torch.Tensor:
+        batch = self.train.take(rows)
+        candidates = self.drawing.candidates(batch, (self.settings["seed"], 1, self.progress.step, self.rank))
+        told = pairs.answer(self.wrapped, self.prompts, batch, candidates, self.spec["history_length"])
+        return told.losses.mean() + self.form.weight * told.contrast
+
+    def validate(self) -> dict[str, float]:
+        """NDCG@10 and Recall@10 of each task among AMONG others, drawn once for all epochs."""
+        scorer = Scorer(self.kept(), self.config(), self.prompts)
+        drawing = replace(self.drawing, per=min(AMONG, len(self.item_ids) // 2))
+        figures = {}
+        for task in self.tasks:
+            held = self.valid.take(np.flatnonzero(self.valid.task == TASKS.index(task)))
+            if not len(held):
+                continue
+            candidates = drawing.candidates(held, (self.settings["seed"], 2))
+            scores = np.stack(scorer.score(task, list(held.history), list(held.query), candidates.tolist()))
+            ranks = 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
+            figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
+        return figures
