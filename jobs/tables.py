@@ -158,7 +158,7 @@ MODELS = Table(
     "train, evaluate",
     (
         MODEL_VERSION,
-        Column("recipe", "STRING", "bridge or gensar"),
+        Column("recipe", "STRING", "bridge, gensar or gensr"),
         Column("artifact", "STRING", "folder of the weights, vocabulary and identifiers, below the lake's root"),
         Column("artifact_hash", "STRING", "SHA-256 of the artifact's manifest"),
         Column("input_versions", "STRING", "JSON: input table → Delta version"),
