@@ -23,7 +23,7 @@ def test_help_lists_the_verbs_in_order(capsys):
     told = capsys.readouterr().out
     places = [told.index(f"\n  {verb} ") for verb in VERBS]
     assert places == sorted(places)
-    assert list(VERBS)[:11] == [
+    assert list(VERBS)[:12] == [
         "simulate",
         "ingest",
         "build_corpora",
@@ -33,6 +33,7 @@ def test_help_lists_the_verbs_in_order(capsys):
         "evaluate",
         "recommend",
         "search",
+        "suggest",
         "release",
         "report",
     ]
@@ -150,7 +151,7 @@ def test_a_night_that_fails_says_where_and_what_is_served(spark, tmp_path, caplo
             ["run", "--date", "2026-11-19", "--set", f"lake.root={tmp_path}", "--set", f"warehouse.catalogue={{path = '{tmp_path}/no', format = 'csv'}}"]
         )
     assert code == 69
-    assert re.search(r"1/10 ingest FAILED after [\d.]+ s; nothing was released yet", caplog.text)
+    assert re.search(r"1/11 ingest FAILED after [\d.]+ s; nothing was released yet", caplog.text)
     assert "2/10" not in caplog.text
     assert capsys.readouterr().err.startswith("tandem: ")
 
