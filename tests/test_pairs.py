@@ -1,11 +1,16 @@
 """Negatives and batches: never the answer, as their seed says, from where they should come; a world whose information is known by counting."""
 
+from datetime import UTC, datetime
+
 import numpy as np
+import pyarrow as pa
 import pytest
+from worlds import CORPORA_SCHEMA
 
 from model import negatives, pair_worlds, pairs
 from model.data import Ragged
 from model.pairs import Drawing, Settings
+from model.questions import as_ragged
 from udfs.bm25 import best, build, relevance
 
 WORLD = pair_worlds.tastes_and_topics(1, users=60, tastes=4, topics=3, cell=3)
@@ -88,3 +93,26 @@ def test_batches_are_whole_passes() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(made, pairs.batches(WORLD.train, settings), strict=True))
     first_passes = np.concatenate(made)[: 4 * len(WORLD.train)].reshape(4, -1)
     assert (np.sort(first_passes, axis=1) == np.arange(len(WORLD.train))).all()
+
+
+def test_rows_of_corpora_as_integers() -> None:
+    """By hand: a target that is not in the catalogue and another recipe's task are left out, an item of the history that nobody knows is, too."""
+    at = datetime(2026, 1, 5, tzinfo=UTC)
+    acts = [{"item_id": item, "surface": "search", "action": "click", "query": None, "event_ts": at} for item in ("b", "gone", "a", "a")]
+    rows = [
+        {"task": "recommend", "user_id": "u", "history": acts, "query": None, "target_item_id": "c"},
+        {"task": "search", "user_id": "v", "history": [], "query": "red ball", "target_item_id": "a"},
+        {"task": "search", "user_id": "w", "history": acts[:1], "query": "red", "target_item_id": "gone"},
+        {"task": "pseudo", "user_id": "u", "history": acts, "query": "red", "target_item_id": "a"},
+        {"task": "search", "user_id": "u", "history": acts[:2], "query": "red", "target_item_id": "b"},
+    ]
+    same = {"event_ts": at, "split": "train", "ds": at.date()}
+    table = pa.Table.from_pylist([{"example_id": str(n), **same, **row} for n, row in enumerate(rows)], CORPORA_SCHEMA)
+    found = pairs.encode(table, ["a", "b", "c"], WORLD.vocabulary, 4, lambda queries: as_ragged([[len(query)] for query in queries]))
+    assert found.task.tolist() == [0, 1, 1] and found.target.tolist() == [2, 0, 1]
+    assert found.user[0] == found.user[2] != found.user[1]
+    assert [found.history[n].tolist() for n in range(3)] == [[1, 0, 0], [], [1]]
+    assert [len(found.query[n]) > 0 for n in range(3)] == [False, True, True] and found.pool.values.tolist() == [0, 8, 3]
+    u, v = int(found.user[0]), int(found.user[1])
+    assert pairs.interactions(found).tolist() == sorted([[u, 0], [u, 1], [u, 2], [v, 0]])
+    assert [len(found.take(np.array([2, 1])).pool[n]) for n in range(2)] == [1, 1]
