@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from jobs import config as configuration
 from jobs.errors import BadArgument, MissingInput, TandemError
+from jobs.run import STEPS
 
 VERBS = {
     "simulate": "a world with known answers → warehouse logs",
@@ -38,7 +39,7 @@ VERBS = {
     "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint) → studies",
     "doctor": "what this machine has and lacks",
 }
-TOLD = {*list(VERBS)[1:11], "rollback", "erase", "maintain"}  # the steps of a night, and what changes tables besides
+TOLD = (*STEPS, "rollback", "erase", "maintain")  # the steps of a night, and what changes tables besides
 DATELESS = {"demo", "doctor", "study"}
 SUBJECTS = {"study": ("h1", "h2", "cap", "joint")}  # verbs that need one more word
 FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",), "user": ("erase",)}
