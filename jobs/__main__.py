@@ -96,8 +96,11 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         raise BadArgument("erase needs --user U, the user's key")
     if options.subject:
         options.flags["subject"] = options.subject
-    if options.result is not None and not os.access(Path(options.result).absolute().parent, os.W_OK):
-        raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
+    if options.result is not None:
+        if options.result.endswith("/") or Path(options.result).is_dir():
+            raise BadArgument(f"--result {options.result!r}: expected a file, found the name of a folder")
+        if not os.access(Path(options.result).absolute().parent, os.W_OK):
+            raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
     options.config = configuration.load(options.config, options.set)
     return options
 
