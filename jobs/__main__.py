@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from jobs import config as configuration
 from jobs.errors import BadArgument, MissingInput, TandemError
+from jobs.run import STEPS
 
 VERBS = {
     "simulate": "a world with known answers → warehouse logs",
@@ -39,7 +40,7 @@ VERBS = {
     "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint, gensar) → studies",
     "doctor": "what this machine has and lacks",
 }
-TOLD = {*list(VERBS)[1:12], "rollback", "erase", "maintain"}  # the steps of a night, and what changes tables besides
+TOLD = (*STEPS, "rollback", "erase", "maintain")  # the steps of a night, and what changes tables besides
 DATELESS = {"demo", "doctor", "study"}
 SUBJECTS = {"study": ("h1", "h2", "cap", "joint", "gensar")}  # verbs that need one more word
 FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",), "user": ("erase",)}
@@ -96,8 +97,11 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         raise BadArgument("erase needs --user U, the user's key")
     if options.subject:
         options.flags["subject"] = options.subject
-    if options.result is not None and not os.access(Path(options.result).absolute().parent, os.W_OK):
-        raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
+    if options.result is not None:
+        if options.result.endswith("/") or Path(options.result).is_dir():
+            raise BadArgument(f"--result {options.result!r}: expected a file, found the name of a folder")
+        if not os.access(Path(options.result).absolute().parent, os.W_OK):
+            raise BadArgument(f"--result {options.result!r}: its folder is not there, or not writable")
     options.config = configuration.load(options.config, options.set)
     return options
 
