@@ -92,7 +92,7 @@ class Fit:
 
 def run(cell: Cell) -> tuple[dict[str, float], list[dict[str, float]]]:
     """(figures, curve)."""
-    world = pair_worlds.tastes_and_topics(cell.seed, users=600, tastes=4, topics=8)
+    world = pair_worlds.tastes_and_topics(cell.seed, users=600, tastes=4, topics=8, personal=False)
     drawing = Drawing(np.zeros(len(world.taste)), hard=0.0)
     fit = Fit(world, ARMS[cell.arm], Settings(steps=cell.steps, seed=cell.seed), cell.size, drawing)
     curve = fit.train()

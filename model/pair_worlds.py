@@ -1,8 +1,9 @@
 """A world in which it is known how much a pair of (request, item) tells of its answer, in nats.     numpy only, but for the tokenizer.
 
 An item has a taste (who takes it) and a topic (what its text says), each independent of the other; every cell of tastes × topics holds as many items.
-A user has a taste, and a history of items of it. A recommendation's target has the user's taste; a search's target has its query's topic and the
-user's taste. Wrong candidates are drawn evenly. An answer is then known to the extent that no wrong candidate looks like a right one.
+A user has a taste, and a history of items of it. A recommendation's target has the user's taste; a search's target has its query's topic and, where searches
+are personal, the user's taste: without it, the two tasks have to look at different things. Wrong candidates are drawn evenly. An answer is then known to the
+extent that no wrong candidate looks like a right one.
 """
 
 from dataclasses import dataclass
@@ -30,12 +31,13 @@ class PairWorld:
     train: Requests
     test: Requests
     users: int
+    personal: bool
     pairs: np.ndarray
 
     def looks_right(self, task: str) -> float:
         """The chance that an item other than the target, drawn evenly, has all that the target is known by."""
         cell = len(self.taste) // (int(self.taste.max() + 1) * int(self.topic.max() + 1))
-        alike = cell * (int(self.topic.max()) + 1) if task == "recommend" else cell
+        alike = cell * (int(self.topic.max()) + 1) if task == "recommend" else cell if self.personal else cell * (int(self.taste.max()) + 1)
         return (alike - 1) / (len(self.taste) - 1)
 
     def information(self, task: str, per: int) -> float:
@@ -44,7 +46,7 @@ class PairWorld:
         return entropy(1 / (1 + per)) - (1 + wrong) / (1 + per) * entropy(1 / (1 + wrong))
 
 
-def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int = 8, cell: int = 4) -> PairWorld:
+def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int = 8, cell: int = 4, personal: bool = True) -> PairWorld:
     """Each user gives two requests of each task; the first of each is for training, the other for tests."""
     rng = np.random.default_rng((seed, 1))
     items = tastes * topics * cell
@@ -68,14 +70,14 @@ def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int 
     for user in range(users):
         for n, query in enumerate(queries[user]):
             meant = spoken[query.split()[0]]
-            wanted = rng.choice(np.flatnonzero((taste == own[user]) & (topic == meant)))
+            wanted = rng.choice(np.flatnonzero(((taste == own[user]) | (not personal)) & (topic == meant)))
             liked = rng.choice(np.setdiff1d(of_taste[own[user]], histories[user]))
             rows[n == 0] += [(0, user, histories[user], "", int(liked)), (1, user, histories[user], query, int(wanted))]
     pairs = [(user, item) for user, history in enumerate(histories) for item in history] + [(user, target) for _, user, _, _, target in rows[True]]
     made = [requests(rows[part], vocabulary, topic, spoken) for part in (True, False)]
     texts_of = as_ragged([list(tokens) for tokens in vocabulary.encode(texts, 16)])
     assert items == len(texts)
-    return PairWorld(vocabulary, texts_of, taste, topic, *made, users, np.asarray(pairs, np.int64))
+    return PairWorld(vocabulary, texts_of, taste, topic, *made, users, personal, np.asarray(pairs, np.int64))
 
 
 def spelled(number: int) -> str:

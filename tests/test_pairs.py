@@ -65,21 +65,24 @@ def test_candidates(new_only: bool) -> None:
     assert of_pool == [2] * len(searches)
 
 
-def test_the_worlds_information_by_counting() -> None:
+@pytest.mark.parametrize("personal", [True, False])
+def test_the_worlds_information_by_counting(personal: bool) -> None:
     """Against the plug-in estimate on 20,000 pairs, of who sees whether taste and topic agree."""
+    world = pair_worlds.tastes_and_topics(1, users=60, tastes=4, topics=3, cell=3, personal=personal)
     drawing = Drawing(np.zeros(N), per=4, hard=0.0)
     for task, name in enumerate(("recommend", "search")):
-        rows = np.flatnonzero(WORLD.test.task == task)
-        asked = WORLD.test.take(np.resize(rows, 4000))
+        rows = np.flatnonzero(world.test.task == task)
+        asked = world.test.take(np.resize(rows, 4000))
         made = drawing.candidates(asked, (1,))
-        taste = WORLD.taste[made] == WORLD.taste[asked.target][:, None]
-        alike = taste if name == "recommend" else taste & (WORLD.topic[made] == WORLD.topic[asked.target][:, None])
+        taste = world.taste[made] == world.taste[asked.target][:, None]
+        topic = world.topic[made] == world.topic[asked.target][:, None]
+        alike = taste if name == "recommend" else taste & topic if personal else topic
         answer = np.zeros(made.shape, bool)
         answer[:, 0] = True
         joint = np.array([[(alike == a)[answer == y].sum() for y in (False, True)] for a in (False, True)]) / made.size
         outer = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
         counted = float((joint[joint > 0] * np.log(joint[joint > 0] / outer[joint > 0])).sum())
-        assert abs(counted - WORLD.information(name, 4)) < 0.01
+        assert abs(counted - world.information(name, 4)) < 0.01
 
 
 def test_a_recommendation_of_the_world_is_new() -> None:

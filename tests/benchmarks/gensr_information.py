@@ -8,6 +8,7 @@ every figure the mean and what each seed gave.
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def main() -> None:
             done[arm].append((figures, curve))
             print(arm, seed, {name: round(value, 3) for name, value in figures.items()}, flush=True)
             arms = {name: summary(cells) for name, cells in done.items() if cells}
-            made = {"command": "python tests/benchmarks/gensr_information.py", "steps": asked.steps, "seeds": asked.seeds, "arms": arms}
+            made = {"command": " ".join(["python", *sys.argv]), "steps": asked.steps, "seeds": asked.seeds, "arms": arms}
             RESULT.write_text(json.dumps({**made, "date": datetime.now(UTC).date().isoformat()}, indent=1) + "\n", encoding="utf-8")
 
 

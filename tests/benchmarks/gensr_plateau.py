@@ -11,6 +11,7 @@ Writes tests/benchmarks/results/gensr_plateau.json: of every form and seed the c
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
@@ -58,7 +59,7 @@ def main() -> None:
             points = [{name: round(point[name], 4) for name in TOLD} for point in curve(way, seed, asked.steps)]
             curves.setdefault(way, []).append(points)
             print(way, seed, [(int(point["step"]), point["valid_recommend"], point["valid_search"]) for point in points], flush=True)
-            told = {"command": "python tests/benchmarks/gensr_plateau.py", "seeds": asked.seeds, "date": datetime.now(UTC).date().isoformat()}
+            told = {"command": " ".join(["python", *sys.argv]), "seeds": asked.seeds, "date": datetime.now(UTC).date().isoformat()}
             RESULT.write_text(json.dumps({**told, "prior": round(entropy(0.2), 4), "floor": floors, "curves": curves}, indent=1) + "\n", encoding="utf-8")
 
 
