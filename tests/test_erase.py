@@ -4,73 +4,59 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-import tiny
-from test_ingest import D1, D2, D3, daily, drop, event, ids
-from test_release import served_items, stage, vacuum
+from test_ingest import D2, daily, drop, event, ids
+from test_release import D1, NOW, recommendation, served_items, vacuum, write
 
-from jobs import build_corpora, erase, ingest, release, rollback
-from jobs.__main__ import main
+from jobs import erase, ingest
 from jobs.spark import read, written_up_to
-from jobs.tables import CORPORA, ERASURES, EVENTS, QUARANTINE, TABLES
+from jobs.tables import CORPORA, ERASURES, EVENTS, QUARANTINE, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS, TABLES
 
 ANN = "ann-4111111111111111"
+HASH = sha256(ANN.encode()).hexdigest()
 
 
-def holding(lake: Path, word: bytes) -> set[str]:
-    """Tables of which a file, current or not, holds the word; Parquet's pages are read through its own reader."""
-    import pyarrow.parquet as pq
-
-    found = set()
-    for path in lake.rglob("*.parquet"):
-        if "_delta_log" not in path.parts and word.decode() in json.dumps(pq.ParquetFile(path).read().to_pylist(), default=str):
-            found.add(path.relative_to(lake).parts[0])
-    return found
+def holding(lake: Path) -> set[str]:
+    """Tables of which a data file, current or not, holds the user's key."""
+    files = [path for path in lake.rglob("*.parquet") if "_delta_log" not in path.parts]
+    return {path.relative_to(lake).parts[0] for path in files if ANN in json.dumps(pq.ParquetFile(path).read().to_pylist(), default=str)}
 
 
 @pytest.mark.fault("R49")
-def test_an_erased_user_is_gone_and_stays_gone(spark, config, tmp_path, capsys):
-    config = daily(config, tmp_path, max_quarantine_share=0.5)
+def test_an_erased_user_is_gone_and_stays_gone(spark, config, tmp_path, caplog):
+    caplog.set_level("INFO", logger="tandem")
     lake = Path(config.lake.root)
-    drop(tmp_path, D1, [event("a1", user=ANN, at=f"{D1}T08:00:00Z"), event("a2", user=ANN, at=f"{D1}T09:00:00Z"), event("b", at=f"{D1}T08:00:00Z")])
-    bad = [event("bad", user=ANN, at=f"{D2}T08:00:00Z", item="i99"), event("odd", at=f"{D2}T08:00:00Z", item="i99")]
-    drop(tmp_path, D2, [event("a3", user=ANN, at=f"{D2}T08:00:00Z"), event("c", at=f"{D2}T08:00:00Z"), event("d", at=f"{D2}T09:00:00Z"), *bad])
-    for day in (D1, D2):
-        ingest.run(config, day, "night")
-        build_corpora.run(config, day, "night")
-    tiny.register(spark, config, "m1", D1, "passed")
-    for day in (D1, D2):
-        stage(spark, config, day, {ANN: ["i1"], "u1": ["i2"]}, {"red ball": ["i3"]})
-        release.run(config, day, f"night-{day}")
-    pages = {name: lake / "reports" / name for name in ("with.html", "without.html")}
-    pages["with.html"].parent.mkdir()
-    pages["with.html"].write_text(f"user {sha256(ANN.encode()).hexdigest()[:8]}")
-    pages["without.html"].write_text("user 12345678")
+    for user in (ANN, "u1"):
+        write(spark, config, EVENTS, [(f"e-{user}", user, "i1", "recommendation", "click", None, None, NOW, 0, NOW, D1)])
+        write(spark, config, CORPORA, [(f"e-{user}", "recommend", user, [], None, "i1", NOW, "by_time", D1)])
+        write(spark, config, QUARANTINE, [(D1, "searches", "bot", json.dumps({"user_id": sha256(user.encode()).hexdigest()[:16]}), "h", "r")])
+        write(spark, config, RECOMMENDATIONS, [recommendation(D1, user, 1, "i1")])
+    write(spark, config, SEARCH_RESULTS, [(D1, "red ball", user, 1, "i3", -1.0, "model", "m1", "r", NOW) for user in (ANN, None)])
+    versions = json.dumps({"recommendations": 2, "search_results": 1})
+    write(spark, config, RELEASES, [(D1, "r", "m1", "released", versions, "{}", "{}", "h", "0", NOW)])
+    pages = [lake / "reports" / name for name in ("with.html", "without.html")]
+    pages[0].parent.mkdir()
+    for page, user in zip(pages, (HASH[:8], "12345678"), strict=True):
+        page.write_text(f"user {user}")
     trained_of = written_up_to(spark, config, CORPORA, D1)
 
-    assert main(["erase", "--date", str(D2)]) == 64
     done = erase.run(config, D2, "request", ANN)
-    expected = {"recommendations": 2, "search_results": 0, "staged_recommendations": 2, "staged_search_results": 0, "corpora": 3, "events": 3, "quarantine": 1}
-    assert done == {"removed": expected, "left": 0, "pages": 1}
-    assert served_items(spark, config) == {"u1": ["i2"], "red ball": ["i3"]}
-    assert not pages["with.html"].exists() and pages["without.html"].exists()
-    assert [row.reason for row in read(spark, config, QUARANTINE).collect()] == ["unknown item_id"]
-    assert ANN not in str(read(spark, config, ERASURES).collect()) + capsys.readouterr().out
+    assert done == {"removed": {"recommendations": 1, "search_results": 1, "corpora": 1, "events": 1, "quarantine": 1}, "left": 0, "pages": 1}
+    assert served_items(spark, config) == {"u1": ["i1"], "red ball": ["i3"]}, "the release names versions that still hold the user"
+    assert not pages[0].exists() and pages[1].exists()
+    assert ANN not in str(read(spark, config, ERASURES).collect()) + caplog.text
     assert written_up_to(spark, config, CORPORA, D1) > trained_of, "a model trained again for that day is another one"
-
-    # The logs still hold the user. A rerun refuses them, tells nothing of them, and does not take them for bad data; later events are a new user's.
-    assert ingest.run(config, D2, "rerun")["reasons"] == {"interactions: erased": 2, "interactions: unknown item_id": 1}
-    drop(tmp_path, D3, [event("late", user=ANN, at=f"{D2}T09:00:00Z"), event("new", user=ANN, at=f"{D3}T09:00:00Z"), event("e", at=f"{D3}T09:00:00Z")])
-    assert ingest.run(config, D3, "next")["reasons"] == {"interactions: erased": 1}
-    assert ids(spark, config, D3) == {"new", "e", f"s-{D3}"} and ids(spark, config, D2) == {"c", "d", f"s-{D2}"}
-    assert {row.payload for row in read(spark, config, QUARANTINE).where("reason = 'erased'").collect()} == {"{}"}
-
-    # A release of before the erasure may be served again, and shows nothing of them; when the files' time is over, no byte is left but the new event's.
-    rollback.run(config, D2, "back")
-    assert served_items(spark, config) == {"u1": ["i2"], "red ball": ["i3"]}
-    assert holding(lake, ANN.encode()) == {"recommendations", "staged_recommendations", "corpora", "events"}
-    for table in (*erase.TABLES, ERASURES):
+    assert holding(lake) == {"recommendations", "search_results", "corpora", "events"}
+    for table in (RECOMMENDATIONS, SEARCH_RESULTS, CORPORA, EVENTS):
         vacuum(spark, config, table)
-    assert holding(lake, ANN.encode()) == {"events"}
-    assert read(spark, config, EVENTS).where(f"user_id = '{ANN}'").count() == 1
-    assert set(erase.TABLES) == {t for t in TABLES.values() if "user_id" in t.names} | {QUARANTINE}
+    assert holding(lake) == set()
+    assert {table.name for table in erase.TABLES} == {table.name for table in TABLES.values() if "user_id" in table.names} | {QUARANTINE.name}
+
+    # The log still holds the user: what is of before the request is refused, told without a trace, and not taken for bad data; a later event is a new user's.
+    config = daily(config, tmp_path, max_quarantine_share=0.4)
+    erase.tell(spark, config, D1, sha256(b"u9").hexdigest(), {}, "r")
+    drop(tmp_path, D2, [*(event(f"old{n}", user=ANN, at=f"{D2}T08:00:0{n}Z") for n in range(3)), event("new", user="u9", at=f"{D2}T08:00:00Z")])
+    assert ingest.run(config, D2, "next")["reasons"] == {"interactions: erased": 3}
+    assert ids(spark, config, D2) == {"new", f"s-{D2}"}
+    assert {row.payload for row in read(spark, config, QUARANTINE, at=D2).collect()} == {"{}"}
