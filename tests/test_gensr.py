@@ -105,7 +105,7 @@ def test_the_scorer_is_the_model(form: Form, task: str) -> None:
         with torch.no_grad():
             plain = [float(made(*(torch.from_numpy(np.array([[item]]) if x is None else x) for x in told))[0]) for item in candidates]
         np.testing.assert_allclose(odds, plain, atol=1e-5, rtol=1e-5)
-        assert len(set(np.round(plain, 4))) == len(plain)
+        assert len(plain) < 2 or np.ptp(plain) > 1e-3  # they do differ, by more than the tolerance
 
 
 @pytest.mark.parametrize("task", TASKS)

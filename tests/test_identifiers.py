@@ -164,8 +164,8 @@ def test_dual_names_are_unique_without_a_code_more_and_kept(spark, config):
     assert all(named[1][item, "recommend"][:1] == named[1][item, "search"][:1] for item, _ in named[1])
     assert job.run(setting, days[1], "again")["written"] == {"item_identifiers": 0}
     checks = {r.check: r.value for r in read(spark, config, CHECKS, at=days[0]).where("step = 'assign_identifiers'").collect()}
-    # 50 items, 5 texts: few codes before the repair, which parts items of equal codes as far as 4 last codes can.
-    assert checks["search.collisions_before_repair"] > 0.8 > checks["search.collisions_after_repair"] and checks["one_item_per_identifier"] == 0
+    # 50 items, 5 texts: items of one text have one code, and the repair, which goes by distances, cannot part what lies at one place.
+    assert 1 > checks["search.collisions_before_repair"] >= checks["search.collisions_after_repair"] > 0.5 and checks["one_item_per_identifier"] == 0
 
 
 def test_a_token_per_task_under_the_atomic_scheme(spark, config):

@@ -101,7 +101,8 @@ def test_on_a_worker(folder: Path, reranker: Reranker) -> None:
     found = {user: part for user, part in rows.groupby("user_id")}
     expected = reranker.rank("recommend", [ACTS[0]], [None], [["item03", "newcomer"]], 4)[0]
     assert found["a"]["item_id"].tolist() == [*expected[0], "item11", "item10"]
-    assert found["a"]["score"].tolist()[:2] == expected[1].tolist() and found["a"]["source"].tolist() == ["model"] * 2 + ["popular"] * 2
+    np.testing.assert_allclose(found["a"]["score"][:2], expected[1], atol=2e-4)  # beside another request, the last decimal may be another
+    assert found["a"]["source"].tolist() == ["model"] * 2 + ["popular"] * 2
     assert found["b"]["item_id"].tolist()[0] == "item09" and found["c"]["source"].tolist() == ["popular"] * 4
     assert found["d"]["error"].tolist() == ["KeyError"] * 4 and found["d"]["source"].eq("popular").all()
     assert rows["error"].isna().sum() == 12
