@@ -21,23 +21,10 @@ from pyspark.sql import functions as F
 from jobs.config import Config
 from jobs.errors import BadData
 from jobs.spark import WRITTEN, append, conflict_is_transient, exists, path_of, read, schema, session, tagged
-from jobs.tables import (
-    CORPORA,
-    ERASURES,
-    EVENTS,
-    QUARANTINE,
-    QUERY_SUGGESTIONS,
-    RECOMMENDATIONS,
-    SEARCH_RESULTS,
-    STAGED_QUERY_SUGGESTIONS,
-    STAGED_RECOMMENDATIONS,
-    STAGED_SEARCH_RESULTS,
-    Table,
-)
+from jobs.tables import CORPORA, ERASURES, EVENTS, PUBLISHED, QUARANTINE, STAGED, Table
 
 # What is published first, what it is made from last: killed in between, the retry finds the rest.
-PUBLISHED = (RECOMMENDATIONS, SEARCH_RESULTS, QUERY_SUGGESTIONS)
-TABLES = (*PUBLISHED, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS, STAGED_QUERY_SUGGESTIONS, CORPORA, EVENTS, QUARANTINE)
+TABLES = (*PUBLISHED, *STAGED, CORPORA, EVENTS, QUARANTINE)
 
 log = logging.getLogger("tandem")
 

@@ -21,7 +21,7 @@ from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.release import served
 from jobs.spark import conflict_is_transient, exists, path_of, retention, session
-from jobs.tables import QUERY_SUGGESTIONS, RECOMMENDATIONS, SEARCH_RESULTS, TABLES, Table
+from jobs.tables import PUBLISHED, TABLES, Table
 
 log = logging.getLogger("tandem")
 
@@ -32,7 +32,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
     tables = [table for table in TABLES.values() if exists(spark, config, table)]
     release = served(spark, config)
     stale = release is not None and release.released_at.astimezone(UTC) < datetime.now(UTC) - timedelta(days=config.maintain.keep_days)
-    kept = [table.name for table in (RECOMMENDATIONS, SEARCH_RESULTS, QUERY_SUGGESTIONS) if stale and table in tables]
+    kept = [table.name for table in PUBLISHED if stale and table in tables]
     packed = {}
     for table in tables:
         promise(spark, config, table)

@@ -36,22 +36,17 @@ from jobs.tables import (
     ITEM_IDENTIFIERS,
     ITEMS,
     MODELS,
+    PUBLISHED,
     QUERY_SUGGESTIONS,
     RECOMMENDATIONS,
     RELEASES,
     SEARCH_RESULTS,
-    STAGED_QUERY_SUGGESTIONS,
-    STAGED_RECOMMENDATIONS,
-    STAGED_SEARCH_RESULTS,
+    STAGED,
     Table,
 )
 
-INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS, STAGED_QUERY_SUGGESTIONS)
-PUBLISHED = {
-    RECOMMENDATIONS.name: (RECOMMENDATIONS, STAGED_RECOMMENDATIONS),
-    SEARCH_RESULTS.name: (SEARCH_RESULTS, STAGED_SEARCH_RESULTS),
-    QUERY_SUGGESTIONS.name: (QUERY_SUGGESTIONS, STAGED_QUERY_SUGGESTIONS),
-}
+INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, *STAGED)
+STAGED_OF = {published.name: (published, staged) for published, staged in zip(PUBLISHED, STAGED, strict=True)}
 WEEK = 7  # releases that the volume is held against
 MIN_RELEASES = 3  # a median of fewer is told, not judged
 MIN_REQUESTS = 20  # a share of fewer requests is noise: told, not judged
@@ -68,22 +63,19 @@ def run(config: Config, day: date, run_id: str) -> dict:
     pinned = versions(spark, config, INPUTS)
     rows = releases(spark, config)
     before = served_of(rows)
-    names = [name for name in PUBLISHED if name != QUERY_SUGGESTIONS.name or config.suggest.k]
+    names = [name for name in STAGED_OF if name != QUERY_SUGGESTIONS.name or config.suggest.k]
     staged = {name: staged_rows(spark, config, name, day, pinned) for name in names}
     items = read(spark, config, ITEMS, at=day, version=pinned.get(ITEMS.name))
     found = {}
     for name, frame in staged.items():
-        old = latest(spark, config, PUBLISHED[name][0]) if before and name in json.loads(before.output_versions) else frame.limit(0)
-        if name == QUERY_SUGGESTIONS.name:
-            may = common(config, events_known(spark, config, day), day).select(F.col("query").alias("item_id"), F.lit(True).alias("is_available"))
-            found[name] = measure(as_answers(frame), may, as_answers(old)).first().asDict()
-        else:
-            found[name] = measure(frame, items, old).first().asDict()  # one row of counts
+        old = latest(spark, config, STAGED_OF[name][0]) if before and name in json.loads(before.output_versions) else frame.limit(0)
+        may = items if name != QUERY_SUGGESTIONS.name else suggestible(config, events_known(spark, config, day), day)
+        found[name] = measure(as_answers(frame), may, as_answers(old)).first().asDict()  # one row of counts
         log.info("release: %s: %d rows answer %d requests", name, found[name]["rows"], found[name]["requests"])
     checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(rows, name, day))]
     record(spark, config, "release", day, checks + judge_model(spark, config, found), run_id)
 
-    published = {name: publish(spark, config, PUBLISHED[name][0], day, frame, run_id) for name, frame in staged.items()}
+    published = {name: publish(spark, config, STAGED_OF[name][0], day, frame, run_id) for name, frame in staged.items()}
     written = sum(committed for committed, _ in published.values())
     outputs = {name: version for name, (_, version) in published.items()}
     counts = {name: {"rows": f["rows"], "requests": f["requests"]} for name, f in found.items()}
@@ -99,7 +91,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
 def staged_rows(spark: SparkSession, config: Config, name: str, day: date, pinned: Mapping[str, int]) -> DataFrame:
     """The day's staged rows of a published table. Recommendations must be there where the model is trained to make them; a night
     may have no query that enough users asked, so search results need not be, unless they are all there is."""
-    published, staged = PUBLISHED[name]
+    published, staged = STAGED_OF[name]
     if (published is RECOMMENDATIONS) == ("recommend" in config.train.tasks):
         return read(spark, config, staged, at=day, version=pinned.get(staged.name))
     if staged.name not in pinned:
@@ -107,9 +99,14 @@ def staged_rows(spark: SparkSession, config: Config, name: str, day: date, pinne
     return read(spark, config, staged, version=pinned[staged.name]).where(F.col("ds") == F.lit(day))
 
 
-def as_answers(suggestions: DataFrame) -> DataFrame:
-    """Suggested queries in the place of items, so that one audit holds for both."""
-    return suggestions.withColumnRenamed("query", "item_id").withColumn("source", F.lit("model"))
+def as_answers(frame: DataFrame) -> DataFrame:
+    """A published table's rows; suggested queries in the place of items, so that one audit holds for all."""
+    return frame if "item_id" in frame.columns else frame.withColumnRenamed("query", "item_id").withColumn("source", F.lit("model"))
+
+
+def suggestible(config: Config, events: DataFrame, day: date) -> DataFrame:
+    """The queries that may be suggested, as `measure` takes items."""
+    return common(config, events, day).select(F.col("query").alias("item_id"), F.lit(True).alias("is_available"))
 
 
 def request_of(frame: DataFrame) -> list[str]:
@@ -259,8 +256,11 @@ def latest(spark: SparkSession, config: Config, table: Table) -> DataFrame:
 
 
 def of(spark: SparkSession, config: Config, table: Table, release: Row) -> DataFrame:
-    """The rows that a release named, without those of users who were erased since."""
-    rows = read(spark, config, table, version=json.loads(release.output_versions)[table.name]).where(F.col("ds") == F.lit(release.ds))
+    """The rows that a release named, without those of users who were erased since. Raises MissingInput where it published no such table."""
+    named = json.loads(release.output_versions)
+    if table.name not in named:
+        raise MissingInput(f"the release of {release.ds} published {', '.join(sorted(named))}, found no {table.name} (suggest.k was 0 then)")
+    rows = read(spark, config, table, version=named[table.name]).where(F.col("ds") == F.lit(release.ds))
     if not exists(spark, config, ERASURES):
         return rows
     gone = read(spark, config, ERASURES).groupBy("user_hash").agg(F.max("erased_at").alias("erased_at"))

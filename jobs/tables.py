@@ -222,20 +222,24 @@ CHECKS = Table(
 
 RANKING = {"rank": "rank >= 1", "score": "score = score AND NOT isnan(score)", "source": "source IN ('model', 'popular')"}
 
+USER_ID = Column("user_id", "STRING", "the warehouse's (pseudonymous) user key")
+ANSWER = (
+    Column("item_id", "STRING", "the warehouse's item key; available on ds"),
+    Column("score", "DOUBLE", "the model's score, a log-probability or (gensr) the log-odds of Yes; non-increasing with rank"),
+    Column("source", "STRING", "model, or popular where the model had no answer"),
+)
+ORIGIN = (MODEL_VERSION, RUN_ID, Column("generated_at", "TIMESTAMP", "when the row was made"))
+
 RECOMMENDATIONS = Table(
     "recommendations",
     "ds, user, rank",
     "recommend (staged), release",
     (
         DS,
-        Column("user_id", "STRING", "the warehouse's (pseudonymous) user key"),
+        USER_ID,
         Column("rank", "INT", "1 is best; contiguous, unique per user"),
-        Column("item_id", "STRING", "the warehouse's item key; available on ds"),
-        Column("score", "DOUBLE", "log-probability; non-increasing with rank"),
-        Column("source", "STRING", "model, or popular where the model had no answer"),
-        MODEL_VERSION,
-        RUN_ID,
-        Column("generated_at", "TIMESTAMP", "when the row was made"),
+        *ANSWER,
+        *ORIGIN,
     ),
     ("ds", "user_id", "rank"),
     RANKING,
@@ -251,12 +255,8 @@ SEARCH_RESULTS = Table(
         Column("query", "STRING", "normalised query text"),
         Column("user_id", "STRING", "null: the answer for everyone", required=False),
         Column("rank", "INT", "1 is best; contiguous, unique per query and user"),
-        Column("item_id", "STRING", "the warehouse's item key; available on ds"),
-        Column("score", "DOUBLE", "log-probability; non-increasing with rank"),
-        Column("source", "STRING", "model, or popular where the model had no answer"),
-        MODEL_VERSION,
-        RUN_ID,
-        Column("generated_at", "TIMESTAMP", "when the row was made"),
+        *ANSWER,
+        *ORIGIN,
     ),
     ("ds", "query", "user_id", "rank"),
     RANKING,
@@ -269,23 +269,23 @@ QUERY_SUGGESTIONS = Table(
     "suggest (staged), release",
     (
         DS,
-        Column("user_id", "STRING", "the warehouse's (pseudonymous) user key"),
+        USER_ID,
         Column("rank", "INT", "1 is best; contiguous, unique per user"),
         Column("query", "STRING", "a query that enough users have searched before; normalised"),
         Column("score", "DOUBLE", "log-probability; non-increasing with rank"),
-        MODEL_VERSION,
-        RUN_ID,
-        Column("generated_at", "TIMESTAMP", "when the row was made"),
+        *ORIGIN,
     ),
     ("ds", "user_id", "rank"),
     {"rank": "rank >= 1"},
     volatile=("run_id", "generated_at"),
 )
 
+PUBLISHED = (RECOMMENDATIONS, SEARCH_RESULTS, QUERY_SUGGESTIONS)
 # The same promise, not yet audited: `release` reads these and no analyst does.
 STAGED_RECOMMENDATIONS = replace(RECOMMENDATIONS, name="staged_recommendations", written_by="recommend")
 STAGED_SEARCH_RESULTS = replace(SEARCH_RESULTS, name="staged_search_results", written_by="search")
 STAGED_QUERY_SUGGESTIONS = replace(QUERY_SUGGESTIONS, name="staged_query_suggestions", written_by="suggest")
+STAGED = (STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS, STAGED_QUERY_SUGGESTIONS)
 
 RELEASES = Table(
     "releases",
@@ -365,30 +365,8 @@ STUDIES = Table(
     volatile=("run_id",),
 )
 
-TABLES = {
-    table.name: table
-    for table in (
-        EVENTS,
-        ITEMS,
-        QUARANTINE,
-        CORPORA,
-        ITEM_EMBEDDINGS,
-        ITEM_IDENTIFIERS,
-        MODELS,
-        METRICS,
-        CHECKS,
-        RECOMMENDATIONS,
-        SEARCH_RESULTS,
-        QUERY_SUGGESTIONS,
-        STAGED_RECOMMENDATIONS,
-        STAGED_SEARCH_RESULTS,
-        STAGED_QUERY_SUGGESTIONS,
-        RELEASES,
-        ERASURES,
-        LINEAGE,
-        STUDIES,
-    )
-}
+MADE = (EVENTS, ITEMS, QUARANTINE, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, METRICS, CHECKS)
+TABLES = {table.name: table for table in (*MADE, *PUBLISHED, *STAGED, RELEASES, ERASURES, LINEAGE, STUDIES)}
 
 
 def describe() -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from jobs.config import Config
 
-PUBLISHED = {table.name: table for table in (RECOMMENDATIONS, SEARCH_RESULTS)}
+RANKED = {table.name: table for table in (RECOMMENDATIONS, SEARCH_RESULTS)}
 HISTORY = 50  # a user's latest items that an item is held against
 # The same text in Spark and in DuckDB.
 CHANGED = """
@@ -110,7 +110,7 @@ def tables(root: str) -> dict[str, pa.Table | Any]:
     """Name → Arrow dataset of each table as it is now (read when asked), and Arrow table of each view but *_changed, which is SQL."""
     found = {name: there.to_pyarrow_dataset() for name, table in TABLES.items() if (there := opened(root, table))}
     now, before = released(root)
-    for name, table in PUBLISHED.items():
+    for name, table in RANKED.items():
         found[f"{name}_latest"] = of_release(root, table, now)
         found[f"{name}_before"] = of_release(root, table, before)
         found[f"{name}_wide"] = wide(found[f"{name}_latest"], table)
@@ -124,7 +124,7 @@ def duck(root: str) -> "duckdb.DuckDBPyConnection":
     connection = duckdb.connect()
     for name, data in tables(root).items():
         connection.register(name, data)
-    for name, table in PUBLISHED.items():
+    for name, table in RANKED.items():
         connection.execute(f"CREATE VIEW {name}_changed AS {changed(table)}")
     return connection
 
@@ -140,7 +140,7 @@ def register(spark: "SparkSession", config: "Config") -> None:
             read(spark, config, table).createOrReplaceTempView(name)
     rows = releases(spark, config)
     before = previous(rows, served_of(rows)) if rows else None
-    for name, table in PUBLISHED.items():
+    for name, table in RANKED.items():
         served = latest(spark, config, table)
         served.createOrReplaceTempView(f"{name}_latest")
         wide_frame(served).createOrReplaceTempView(f"{name}_wide")
