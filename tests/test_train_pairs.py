@@ -9,7 +9,7 @@ import worlds
 
 from model import artifact, lightgcn, train
 from model.questions import Form
-from model.rerank import load
+from model.rerank import Reranker
 from model.train_pairs import PairTraining
 
 FORM = {"filter": "bilinear", "weight": 0.01}
@@ -36,7 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 def test_it_learns_the_checkerboard(trained) -> None:
     """Among all twelve items, a user's colour and a query's item come first; the curve tells each epoch, and nothing of the work is left."""
     root, made = trained
-    model = load(made["output"])
+    weights, vocabulary, item_ids, config, _ = artifact.load(Path(made["output"]))
+    model = Reranker(weights, vocabulary, item_ids, config)
     histories = [[{"item_id": worlds.ITEMS[n]} for n in (2 * start + colour for start in range(3))] for colour in (0, 1)]
     for colour, (items, _) in enumerate(model.rank("recommend", histories, [None, None], [worlds.ITEMS] * 2, 4)):
         assert sum(int(item[4:]) % 2 == colour for item in items) >= 3

@@ -25,11 +25,12 @@ from xml.etree import ElementTree
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kills import PUBLISHED, Reader, campaign, rows_of, start
+from kills import PUBLISHED, Reader, campaign, compare, rows_of, start
 from nights import HERE, REPOSITORY, commit, machine, write
 
 from jobs.__main__ import main as command_line
 from jobs.run import STEPS
+from jobs.sections import Recommend
 
 sys.path.insert(0, str(HERE.parent))
 
@@ -115,7 +116,7 @@ def hostile(home: Path) -> dict[str, Any]:
     """A thousand hostile command lines: all are refused with 64, and no file of the lake changes."""
     prepare(home)
     lake, tried = home / "before" / "end", 0
-    files = fingerprint(lake)
+    files, whole = fingerprint(lake), rows_of(lake)
     text = st.text(max_size=60)
     spoilt = st.one_of(text, text.map(lambda tail: f"{NIGHT}{tail}x"), st.sampled_from([f"{NIGHT}' OR '1'='1", f"{NIGHT}\n", "../x", "２０２６-１１-１９", ""]))
     places = st.sampled_from(["--date={}", "--run-id=/{}", "--set={}", "--set=lake.root.{}=1", "--config=/nowhere/{}", "--result=/nowhere/{}", "{}", "--{}"])
@@ -132,7 +133,7 @@ def hostile(home: Path) -> dict[str, Any]:
         tried += 1
 
     refused()
-    return {"tried": tried, "rows_changed": 0 if fingerprint(lake) == files else sum((rows_of(home / "before" / "end")["events"]).values())}
+    return {"tried": tried, "rows_changed": sum(compare(whole, rows_of(lake))), "files_changed": len(files.items() ^ fingerprint(lake).items())}
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[int, int]]:
@@ -146,6 +147,9 @@ def backfill(home: Path) -> dict[str, Any]:
     shutil.copytree(home / "before" / "end", home / "lake")
     days = [FIRST + timedelta(days=n) for n in range(4)]
 
+    before = Reader(home / "lake", {}, "")
+    served = [before.count("recommendations", str(day), None) // Recommend().k for day in days]
+
     def night(day: date) -> dict[str, Any]:
         tries = []
         for verb in BACKFILL:
@@ -157,9 +161,9 @@ def backfill(home: Path) -> dict[str, Any]:
 
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(night, days))
-    reader = Reader(home / "lake", {}, "")
-    deepest = [reader.count("recommendations", str(day), None) for day in days]
-    return {"days": done, "rows": deepest, "ok": sum(each["ok"] and rows > 0 for each, rows in zip(done, deepest, strict=True)) / len(days)}
+    found = [before.count("recommendations", str(day), None) for day in days]
+    whole = [each["ok"] and rows == 7 * users for each, rows, users in zip(done, found, served, strict=True)]
+    return {"days": done, "rows": found, "ok": sum(whole) / len(days)}
 
 
 def resume(home: Path) -> dict[str, Any]:
