@@ -17,8 +17,9 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from jobs.config import Config, Corpora
+from jobs.config import Config
 from jobs.errors import BadArgument
+from jobs.sections import Corpora
 from jobs.spark import read, replace, session
 from jobs.tables import CORPORA, EVENTS
 

@@ -10,8 +10,9 @@ import logging
 import time
 from datetime import date, timedelta
 
-from jobs.config import Config, Corpora
+from jobs.config import Config
 from jobs.errors import BadArgument
+from jobs.sections import Corpora
 
 DAY = date(2026, 11, 19)
 

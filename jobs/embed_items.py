@@ -27,8 +27,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.build_corpora import with_split
-from jobs.config import Config, Embed
+from jobs.config import Config
 from jobs.errors import BadArgument, MissingInput
+from jobs.sections import Embed
 from jobs.spark import exists, read, replace, session
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
 from model import encoders, naming

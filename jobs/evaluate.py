@@ -24,10 +24,11 @@ from pyspark.sql.window import Window
 from jobs import baselines
 from jobs.build_corpora import with_split
 from jobs.checks import Check, record
-from jobs.config import Config, Gate
+from jobs.config import Config
 from jobs.errors import BadData, MissingInput
 from jobs.recommend import MAX_POISONED_SHARE, answer, artifact_path, no_history, on_workers, shelf, spread
 from jobs.registry import candidate, champion, set_status
+from jobs.sections import Gate
 from jobs.spark import path_of, read, replace, schema, session
 from jobs.tables import CORPORA, ITEMS, METRICS, MODELS
 from model.recipes import SERVED

@@ -29,9 +29,10 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.checks import Check, record
-from jobs.config import Config, Ingest, Source
+from jobs.config import Config
 from jobs.errors import BadArgument, BadData
 from jobs.rows import SURFACES, catalogue_rows, log_rows, payload, verdict
+from jobs.sections import Ingest, Source
 from jobs.spark import exists, read, replace, session
 from jobs.tables import ERASURES, EVENTS, ITEMS, QUARANTINE
 from jobs.warehouse import Delivery, deliver, first_keys, readable

@@ -19,9 +19,10 @@ from pyspark.sql.window import Window
 
 from jobs.build_corpora import latest_histories
 from jobs.checks import Check, record
-from jobs.config import Config, Recommend, Search
+from jobs.config import Config
 from jobs.errors import MissingInput
 from jobs.registry import champion
+from jobs.sections import Recommend, Search
 from jobs.spark import path_of, read, replace, session, versions
 from jobs.tables import ACTION, EVENTS, ITEMS, MODELS, STAGED_RECOMMENDATIONS, Table
 from jobs.warehouse import deliver

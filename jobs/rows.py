@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.config import Ingest, Source
+from jobs.sections import Ingest, Source
 
 SURFACES = {"interactions": "recommendation", "searches": "search"}
 # C0 and C1 controls but white space, bidirectional overrides, byte-order marks inside, replaced bytes.

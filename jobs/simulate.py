@@ -22,8 +22,9 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs import world_logs
-from jobs.config import Config, Simulate
+from jobs.config import Config
 from jobs.errors import BadArgument
+from jobs.sections import Simulate
 from jobs.spark import session
 
 EPOCH = date(2020, 1, 1)  # day numbers count from here, whatever day is asked for

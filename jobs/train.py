@@ -24,7 +24,7 @@ from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
 from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions, written_up_to
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, ITEMS, MODELS
-from model.recipes import GENSR, RECIPES, SERVED
+from model.recipes import RECIPES, SERVED
 
 log = logging.getLogger("tandem")
 INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
@@ -48,7 +48,7 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
         log.info("%s has another shape: training from scratch", parent["model_version"])
         parent = None
     written = {table.name: written_up_to(spark, config, table, day) for table in INPUTS}
-    first = first_stage(config, day, pinned, written) if config.train.recipe == GENSR.name else None
+    first = first_stage(config, day, pinned, written) if RECIPES[config.train.recipe].second_stage else None
     spec = specification(config, day, pinned, written, parent["artifact"] if parent else None, candidates=first)
     there = Path(spec["output"], "manifest.json").exists()
     if there:
@@ -107,24 +107,24 @@ def of_gensr(config: Config) -> dict[str, Any]:
     own = config.gensr
     form = {"views": own.views, "filter": own.filter, "prompts": own.prompts, "answers": own.answers, "weight": own.contrast}
     pairs = {"form": form, "negatives": own.negatives, "hard": own.hard_share, "pool": own.hard_pool, "item_words": own.item_words}
-    return {"pairs": pairs, "history_length": min(own.history_length, config.corpora.history_length), "depth": own.candidates}
+    train = config.train.model_dump(mode="json", exclude={"launcher"}) | {"batch_size": own.batch_size}
+    return {"pairs": pairs, "history_length": min(own.history_length, config.corpora.history_length), "depth": own.candidates, "train": train}
 
 
 def first_stage(config: Config, day: date, pinned: dict[str, int], written: dict[str, int]) -> str:
     """The artifact of gensr's first stage: trained now, or by an earlier run of the day. It stands in no table, beside the model that goes with it."""
-    own = RECIPES[config.gensr.candidates_from].settings.get("train", {})
-    chosen = {"recipe": config.gensr.candidates_from, "tasks": tuple(own.get("tasks", SERVED)), "mixing": own.get("mixing", config.train.mixing)}
-    first = config.model_copy(update={"train": config.train.model_copy(update={**chosen, "batch_size": type(config.train)().batch_size})})
+    recipe = RECIPES[config.gensr.candidates_from]
+    tasks = tuple(task for task in recipe.tasks if task in config.train.tasks or task not in SERVED)
+    first = config.model_copy(update={"train": config.train.model_copy(update={"recipe": recipe.name, "tasks": tasks})})
     spec = specification(first, day, pinned, written, None)
     if not Path(spec["output"], "manifest.json").exists():
         launch(first, spec)
-    output: str = spec["output"]
-    return output
+    return str(spec["output"])
 
 
 def fits(parent: Row, config: Config) -> bool:
     """Whether the parent's weights can be taken over: the same backbone, naming and tasks."""
-    if config.train.recipe == GENSR.name:
+    if RECIPES[config.train.recipe].second_stage:
         return False  # its first stage may name other items: words, slots and views begin anew
     held, new = json.loads(parent["config"]), config.model_dump(mode="json")
     same_train = all(held["train"][key] == new["train"][key] for key in ("recipe", "backbone", "tasks", "tied"))

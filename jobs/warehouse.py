@@ -21,8 +21,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.utils import AnalysisException
 
-from jobs.config import Source
 from jobs.errors import BadArgument, BadData, MissingInput
+from jobs.sections import Source
 
 DAY = r"(\d{4}-\d{2}-\d{2})"
 NAME = r"string|tinyint|smallint|int|bigint|decimal\(\d+,0\)"

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jobs.config import Simulate
 from jobs.errors import BadArgument
+from jobs.sections import Simulate
 from model import worlds
 from model.worlds import Log, Side, World
 

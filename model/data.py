@@ -127,22 +127,27 @@ def split_of(table: pa.Table, valid_from: datetime, test_from: datetime) -> np.n
 
 def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, max_query_tokens: int, phrasing: Phrasing) -> Examples:
     """Rows of corpora as integers. Rows whose target has no identifier, or that hold nothing to go by, are left out."""
+    examples = as_integers(table, tasks, item_ids, vocabulary, max_query_tokens, phrasing.reads_queries)
+    held = zip(examples.task.tolist(), examples.history.lengths.tolist(), examples.query.lengths.tolist(), strict=True)
+    usable = np.fromiter((t >= 0 and phrasing.answerable(tasks[t], *lengths) for t, *lengths in held), dtype=bool, count=len(examples))
+    return examples.take(np.flatnonzero(usable & (examples.target >= 0)))
+
+
+def as_integers(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, limit: int, queries: bool) -> Examples:
+    """Every row, -1 for a task or a target that is not known. limit: tokens of a query. queries: with those of the history."""
     known = pa.array(item_ids)
     target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy().astype(np.int64)
     task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(tasks)), -1).to_numpy().astype(np.int8)
     actions = table["history"].combine_chunks()
     history, places = encode_history(actions, known)
     searched = None
-    if phrasing.reads_queries:
+    if queries:
         asked = pc.struct_field(actions.flatten(), "query").take(pa.array(places))
         distinct = asked.dictionary_encode()
-        tokens = vocabulary.encode(distinct.dictionary.to_pylist(), max_query_tokens)
+        tokens = vocabulary.encode(distinct.dictionary.to_pylist(), limit)
         number = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
         searched = Searched(Ragged(number, history.offsets), ragged(tokens))
-    examples = Examples(tasks, task, history, encode_queries(table["query"].combine_chunks(), vocabulary, max_query_tokens), target, times_of(table), searched)
-    held = zip(task.tolist(), history.lengths.tolist(), examples.query.lengths.tolist(), strict=True)
-    usable = np.fromiter((t >= 0 and phrasing.answerable(tasks[t], *lengths) for t, *lengths in held), dtype=bool, count=len(task))
-    return examples.take(np.flatnonzero(usable & (target >= 0)))
+    return Examples(tasks, task, history, encode_queries(table["query"].combine_chunks(), vocabulary, limit), target, times_of(table), searched)
 
 
 def encode_history(history: pa.Array, known: pa.Array) -> tuple[Ragged, np.ndarray]:

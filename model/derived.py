@@ -24,10 +24,9 @@ GENERATED_BATCH = 32
 def derived(examples: Examples, tasks: tuple[str, ...], texts: Sequence[str], vocabulary: Vocabulary, limit: int, pseudo: str, seed: int) -> Examples:
     """examples: of corpora, `search` among its tasks. texts: of each item row. limit: tokens of a text. pseudo: "terms", or a doc2query model.
 
-    The examples of `tasks` alone: those given and those derived.
+    The examples of `tasks` alone, of which at least one is of corpora: those given and those derived.
     """
-    of_corpora = [only(examples, task, tasks) for task in tasks if task in examples.tasks]
-    made = of_corpora or [only(examples, "", tasks)]
+    made = [only(examples, task, tasks) for task in tasks if task in examples.tasks]
     if "next_query" in tasks:
         asked = only(examples, "search", (*tasks, "search"))
         asked = asked.take(np.flatnonzero(asked.history.lengths > 0))
@@ -41,9 +40,8 @@ def derived(examples: Examples, tasks: tuple[str, ...], texts: Sequence[str], vo
 
 def only(examples: Examples, task: str, tasks: tuple[str, ...]) -> Examples:
     """The rows of one task, numbered as in `tasks`."""
-    number = examples.tasks.index(task) if task in examples.tasks else -1
-    rows = examples.take(np.flatnonzero(examples.task == number))
-    return replace(rows, tasks=tasks, task=np.full(len(rows), tasks.index(task) if task in tasks else -1, np.int8))
+    rows = examples.take(np.flatnonzero(examples.task == examples.tasks.index(task)))
+    return replace(rows, tasks=tasks, task=np.full(len(rows), tasks.index(task), np.int8))
 
 
 def of_items(task: str, tasks: tuple[str, ...], texts: Ragged, examples: Examples) -> Examples:

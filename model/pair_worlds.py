@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.data import Examples, Ragged
+from model.data import Examples, Ragged, ragged
 from model.information import entropy
 from model.pairs import Requests
-from model.questions import TASKS, as_ragged
+from model.questions import TASKS
 from model.vocabulary import Vocabulary, train_tokenizer
 
 HISTORY = 6
@@ -75,7 +75,7 @@ def tastes_and_topics(seed: int, users: int = 400, tastes: int = 8, topics: int 
             rows[n == 0] += [(0, user, histories[user], "", int(liked)), (1, user, histories[user], query, int(wanted))]
     pairs = [(user, item) for user, history in enumerate(histories) for item in history] + [(user, target) for _, user, _, _, target in rows[True]]
     made = [requests(rows[part], vocabulary, topic, spoken) for part in (True, False)]
-    texts_of = as_ragged([list(tokens) for tokens in vocabulary.encode(texts, 16)])
+    texts_of = ragged([list(tokens) for tokens in vocabulary.encode(texts, 16)])
     assert items == len(texts)
     return PairWorld(vocabulary, texts_of, taste, topic, *made, users, personal, np.asarray(pairs, np.int64))
 
@@ -92,5 +92,5 @@ def requests(rows: list[tuple[int, int, list[int], str, int]], vocabulary: Vocab
     pools = [np.flatnonzero(topic == spoken[q.split()[0]]).tolist() if q else [] for q in query]
     tokens = [list(row) for row in vocabulary.encode(list(query), 16)]
     at = np.full(len(rows), np.datetime64("2026-01-01", "us"))
-    asked = Examples(TASKS, np.asarray(task, np.int8), as_ragged(list(history)), as_ragged(tokens), np.asarray(target, np.int64), at)
-    return Requests(**vars(asked), user=np.asarray(user, np.int64), pool=as_ragged(pools))
+    asked = Examples(TASKS, np.asarray(task, np.int8), ragged(list(history)), ragged(tokens), np.asarray(target, np.int64), at)
+    return Requests(**vars(asked), user=np.asarray(user, np.int64), pool=ragged(pools))

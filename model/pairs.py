@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model import negatives
 from model.contrast import contrast
-from model.data import Examples, Ragged, encode_history, encode_queries, times_of
+from model.data import Examples, Ragged, as_integers
 from model.gensr import cross_entropy
 from model.questions import TASKS, Prompts, newest
 from model.unified import parameter_groups
@@ -39,16 +39,11 @@ def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, lon
 
     pools: queries → the items that a word search finds for each.
     """
-    known = pa.array(item_ids)
-    target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy()
-    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(TASKS)), -1).to_numpy()
-    user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    history, _ = encode_history(table["history"].combine_chunks(), known)
-    query = encode_queries(table["query"].combine_chunks(), vocabulary, longest)
-    rows = np.flatnonzero((target >= 0) & (task >= 0))
-    found = Examples(TASKS, task[rows].astype(np.int8), history.take(rows), query.take(rows), target[rows].astype(np.int64), times_of(table)[rows])
-    queries = pc.fill_null(table["query"].take(pa.array(rows)), "").to_pylist()
-    return Requests(**vars(found), user=user[rows].astype(np.int64), pool=pools(queries))
+    every = as_integers(table, TASKS, item_ids, vocabulary, longest, queries=False)
+    user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    rows = np.flatnonzero((every.target >= 0) & (every.task >= 0))
+    asked = pc.fill_null(table["query"].take(pa.array(rows)), "").to_pylist()
+    return Requests(**vars(every.take(rows)), user=user[rows], pool=pools(asked))
 
 
 def interactions(requests: Requests) -> np.ndarray:

@@ -75,11 +75,6 @@ class Prompts:
         return source
 
 
-def as_ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    lengths = [len(row) for row in rows]
-    return Ragged(np.asarray([value for row in rows for value in row], np.int64), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-
-
 def words(vocabulary: Vocabulary, text: str) -> list[int]:
     """A piece of a prompt, which may begin with the task's word."""
     return vocabulary.tokenizer.encode(text.strip(), add_special_tokens=False).ids

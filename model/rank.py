@@ -16,7 +16,7 @@ from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
 from model.prompts import Ask
-from model.recipes import GENSR, SERVED
+from model.recipes import RECIPES, SERVED
 from model.vocabulary import EOS, PAD, Vocabulary
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Ranker:
         found = self.answers(task, asks, constraint, k, beams, leaves_of["excluded"], leaves_of["candidates"], renormalised)
         return [(held.items[leaves], values) for leaves, values in found]
 
-    def suggest(self, asks: Sequence[Ask], queries: "Constraint", k: int, beams: int) -> list[Answer]:
+    def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:
         """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""
         return self.answers("next_query", asks, queries, k, beams, None, None, False)
 
@@ -173,7 +173,7 @@ def load(path: str, device: str = "cpu") -> "Ranker | TwoStage":
     """The artifact's ranker, loaded once per process. Raises ValueError where the artifact is incomplete or was changed."""
     weights, vocabulary, item_ids, config, manifest = artifact.load(Path(path))
     placed = {name: tensor.to(device) for name, tensor in weights.items()}
-    if config["recipe"] == GENSR.name:
+    if RECIPES[config["recipe"]].second_stage:
         from model.rerank import Reranker
         from model.two_stage import TwoStage, first_stage
 

@@ -15,6 +15,7 @@ class Recipe:
     name: str
     tasks: tuple[str, ...]  # what one training example may ask, of which `train.tasks` chooses
     prompts: str  # whose phrasing its prompts and answers have: a key of `model.phrasings.PHRASINGS`
+    second_stage: bool = False  # it orders the candidates of another recipe's model
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # section → key → value, where it departs from the configuration's defaults
 
 
@@ -26,7 +27,7 @@ GENSAR = Recipe(
     "gensar",
     (*SERVED, "next_query", "pseudo_search", "text_to_item", "item_to_text"),
     "sentences",
-    {
+    settings={
         "identifiers": {"scheme": "semantic", "construction": "dual", "quantizer": "rq_vae", "levels": 4, "shared_levels": 2},
         "train": {
             "tasks": ["recommend", "search", "next_query", "pseudo_search", "text_to_item", "item_to_text"],
@@ -39,6 +40,6 @@ GENSAR = Recipe(
     },
 )
 
-GENSR = Recipe("gensr", SERVED, "tasks", {"train": {"batch_size": 64, "history_in_search": 1.0}, "search": {"personalised": True}})
+GENSR = Recipe("gensr", SERVED, "tasks", second_stage=True, settings={"train": {"history_in_search": 1.0}, "search": {"personalised": True}})
 
 RECIPES = {recipe.name: recipe for recipe in (BRIDGE, GENSAR, GENSR)}

@@ -1,17 +1,14 @@
-"""Requests with candidates → the candidates in order: what a worker loads for a gensr model.
+"""Requests with candidates → the candidates in order: the second stage of `model.two_stage`.
 
-Reads an artifact; knows item_ids, texts and tasks, but no table. `model.rank` answers a request from the whole catalogue, this from what it is given.
+Knows item_ids, texts and tasks, but no table. `model.rank` answers a request from the whole catalogue, this from what it is given.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from model import artifact
 from model.questions import Form, Prompts
 from model.score import Scorer
 from model.vocabulary import Vocabulary
@@ -59,10 +56,3 @@ def best(items: Sequence[str], scores: np.ndarray, k: int) -> Answer:
     told = np.round(scores, DECIMALS)
     order = np.argsort(-told, kind="stable")[:k]
     return [items[i] for i in order], told[order]
-
-
-@lru_cache(maxsize=2)
-def load(path: str, device: str = "cpu") -> Reranker:
-    """The artifact's reranker, loaded once per process. Raises ValueError where the artifact is incomplete or was changed."""
-    weights, vocabulary, item_ids, config, _ = artifact.load(Path(path))
-    return Reranker({name: tensor.to(device) for name, tensor in weights.items()}, vocabulary, item_ids, config)

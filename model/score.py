@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.data import ragged
 from model.decode import Attention, Decoder, start_rows
-from model.questions import NO, TASKS, YES, Form, Prompts, as_ragged, newest
+from model.questions import NO, TASKS, YES, Form, Prompts, newest
 from model.slots import embed
 from model.views import Views, bag
 from model.vocabulary import PAD
@@ -125,7 +126,7 @@ class Scorer:
     @torch.inference_mode()
     def odds(self, task: str, histories: list[Sequence[int]], sources: list[list[int]], candidates: list[Sequence[int]]) -> np.ndarray:
         """float32 [R, most candidates]; what stands behind a request's own candidates means nothing."""
-        history = torch.from_numpy(newest(as_ragged(histories), self.limit)).to(self.device)
+        history = torch.from_numpy(newest(ragged(histories), self.limit)).to(self.device)
         source, items = (filled(rows, self.device) for rows in (sources, candidates))
         present = history >= 0
         contexts = self.views.contexts({name: self.table[name][history.clamp(min=0)] for name in self.form.views}, present)

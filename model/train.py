@@ -31,7 +31,7 @@ from model.derived import derived
 from model.metrics import ndcg_at, recall_at
 from model.phrasings import phrasing_of
 from model.rank import Ranker
-from model.recipes import GENSR, RECIPES, SERVED
+from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes, parameter_groups
 from model.vocabulary import MARKS, Vocabulary, train_tokenizer
 
@@ -363,7 +363,7 @@ def take(work: Path) -> TextIO:
 
 
 def kind(recipe: str) -> type[Training]:
-    if recipe == GENSR.name:
+    if RECIPES[recipe].second_stage:
         from model.train_pairs import PairTraining  # it builds on this module
 
         return PairTraining

@@ -23,7 +23,7 @@ from model import artifact, data, initial, lightgcn, negatives, pairs
 from model.gensr import GenSR, look_for_alike
 from model.metrics import ndcg_at, recall_at
 from model.pairs import Drawing, Requests
-from model.questions import TASKS, Form, Prompts, as_ragged, text_rows
+from model.questions import TASKS, Form, Prompts, text_rows
 from model.recipes import RECIPES
 from model.score import Scorer
 from model.train import BadCorpus, Training, log
@@ -80,7 +80,7 @@ class PairTraining(Training):
         seen = pairs.interactions(self.train)
         _, table = lightgcn.fit(seen, int(self.train.user.max()) + 1, len(self.item_ids), settings["seed"])
         limit = self.spec["pairs"]["item_words"]
-        rows = text_rows(as_ragged(vocabulary.encode(self.texts, limit)), limit)
+        rows = text_rows(data.ragged(vocabulary.encode(self.texts, limit)), limit)
         model = GenSR(unified, self.form, table, rows, self.spec["history_length"], settings["dropout"], self.spec["pairs"]["negatives"])
         if self.spec["parent"]:
             weights = artifact.load(self.spec["parent"])[0]

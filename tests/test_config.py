@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.config import Config, Corpora, load, parse_run_id, reference
+from jobs.config import Config, load, parse_run_id, reference
 from jobs.errors import BadArgument
+from jobs.sections import Corpora
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -97,3 +98,14 @@ def test_prefix_share_leaves_each_task_a_level() -> None:
     assert (held.views, held.shared) == (("recommend", "search"), 1)
     assert load(None, ["identifiers.construction=prefix_share"]).identifiers.views == ("joint",), "an atomic name has no first codes to share"
     assert load(None, ["identifiers.construction=separate"]).identifiers.views == ("recommend", "search")
+
+
+def test_a_recipe_stands_behind_what_is_asked_for() -> None:
+    """gensar's own settings; gensr with those of its first stage, but for its tasks; a key that is set stays as it is set."""
+    gensar = load(None, ["train.recipe=gensar", "identifiers.levels=5"])
+    assert (gensar.identifiers.construction, gensar.identifiers.levels, len(gensar.train.tasks), gensar.search.personalised) == ("dual", 5, 6, True)
+    gensr = load(None, ["train.recipe=gensr", "train.batch_size=32"])
+    assert (gensr.identifiers, gensr.train.mixing, gensr.train.batch_size) == (Config().identifiers, "proportional", 32)
+    behind = load(None, ["train.recipe=gensr", "gensr.candidates_from=gensar"])
+    assert (behind.identifiers, behind.train.mixing) == (load(None, ["train.recipe=gensar"]).identifiers, gensar.train.mixing)
+    assert behind.train.tasks == gensr.train.tasks == ("recommend", "search")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from jobs import build_corpora as job
-from jobs.config import Corpora
 from jobs.errors import BadArgument, BadData, MissingInput
+from jobs.sections import Corpora
 from jobs.spark import append, read, schema
 from jobs.tables import CORPORA, EVENTS
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jobs import embed_items as job
-from jobs.config import Embed
 from jobs.errors import BadArgument, MissingInput
+from jobs.sections import Embed
 from jobs.spark import append, read, schema
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
 from model import encoders

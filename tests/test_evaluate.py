@@ -12,9 +12,9 @@ from worlds import DAY, ITEMS, WORDS, checkerboard_rows
 
 from jobs import evaluate
 from jobs.checks import Check
-from jobs.config import Gate
 from jobs.errors import BadData, MissingInput
 from jobs.registry import candidate
+from jobs.sections import Gate
 from jobs.spark import current_version, read, replace, schema
 from jobs.tables import CHECKS, CORPORA, METRICS
 from jobs.tables import ITEMS as ITEMS_TABLE

@@ -13,8 +13,9 @@ import pytest
 from pyspark.sql import functions as F
 
 from jobs import ingest, rows
-from jobs.config import Config, Ingest, Lake, Source, Warehouse, load
+from jobs.config import Config, load
 from jobs.errors import BadArgument, BadData, MissingInput
+from jobs.sections import Ingest, Lake, Source, Warehouse
 from jobs.spark import create, current_version, path_of, read
 from jobs.tables import CHECKS, EVENTS, ITEMS, QUARANTINE
 

@@ -72,7 +72,7 @@ def test_planted_breach_is_found(copy: Path, room: str, breach: str, contract: s
     assert f"{room}.planted" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["jobs.__main__", "jobs.config", "jobs.tables", "jobs.errors", "jobs.served", "jobs.views"])
+@pytest.mark.parametrize("module", ["jobs.__main__", "jobs.config", "jobs.sections", "jobs.tables", "jobs.errors", "jobs.served", "jobs.views"])
 def test_light_modules_stay_light(module: str) -> None:
     assert loaded_by(f"import {module}") & HEAVY == set()
 

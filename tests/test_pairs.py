@@ -8,9 +8,8 @@ import pytest
 from worlds import CORPORA_SCHEMA
 
 from model import negatives, pair_worlds, pairs
-from model.data import Ragged
+from model.data import Ragged, ragged
 from model.pairs import Drawing, Settings
-from model.questions import as_ragged
 from udfs.bm25 import best, build, relevance
 
 WORLD = pair_worlds.tastes_and_topics(1, users=60, tastes=4, topics=3, cell=3)
@@ -111,7 +110,7 @@ def test_rows_of_corpora_as_integers() -> None:
     ]
     same = {"event_ts": at, "split": "train", "ds": at.date()}
     table = pa.Table.from_pylist([{"example_id": str(n), **same, **row} for n, row in enumerate(rows)], CORPORA_SCHEMA)
-    found = pairs.encode(table, ["a", "b", "c"], WORLD.vocabulary, 4, lambda queries: as_ragged([[len(query)] for query in queries]))
+    found = pairs.encode(table, ["a", "b", "c"], WORLD.vocabulary, 4, lambda queries: ragged([[len(query)] for query in queries]))
     assert found.task.tolist() == [0, 1, 1] and found.target.tolist() == [2, 0, 1]
     assert found.user[0] == found.user[2] != found.user[1]
     assert [found.history[n].tolist() for n in range(3)] == [[1, 0, 0], [], [1]]

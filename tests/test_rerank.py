@@ -1,20 +1,18 @@
 """A gensr model on disk and what a worker makes of it: the contract of the second stage."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from model import artifact
+from model.data import ragged
 from model.gensr import GenSR
-from model.questions import Form, as_ragged, text_rows
-from model.rerank import Reranker, best, load
+from model.questions import Form, text_rows
+from model.rerank import Reranker, best
 from model.unified import from_sizes
 from model.vocabulary import Vocabulary, train_tokenizer
-from udfs import rerank
 
 ITEMS = [f"item{n:02d}" for n in range(12)]
 TEXTS = ["red ball", "red car", "blue car", "green kite", "", "old drum", "new drum", "blue ball", "red kite", "old car", "green drum", "new kite"]
@@ -30,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = Vocabulary.build(tokenizer, tokenizer.get_vocab_size(), {"joint": np.arange(2)[:, None]})
     table = np.random.default_rng(0).normal(size=(len(ITEMS), 8))
     table[5] = 0
-    texts = text_rows(as_ragged([list(tokens) for tokens in vocabulary.encode(TEXTS, 4)]), 4)
+    texts = text_rows(ragged([list(tokens) for tokens in vocabulary.encode(TEXTS, 4)]), 4)
     model = GenSR(from_sizes("micro", vocabulary.text_size, (2,), 0.0, False), Form(), table, texts, 5, 0.0, 4)
     with torch.no_grad():
         model.unified.t5.lm_head.weight.normal_()
@@ -43,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reranker(folder: Path) -> Reranker:
-    return load(str(folder))
+    weights, vocabulary, item_ids, config, _ = artifact.load(folder)
+    return Reranker(weights, vocabulary, item_ids, config)
 
 
 def ranked(reranker: Reranker, task: str, candidates: list[list[str]], queries: list[str | None] = QUERIES, k: int = 20) -> list:
@@ -84,28 +83,3 @@ def test_ties_go_to_the_first_item_id(reranker: Reranker) -> None:
 def test_every_request_is_answered(reranker: Reranker) -> None:
     answers = ranked(reranker, "search", [["item04", "item05"], ["item05", "unseen"], []], k=1)
     assert [len(items) for items, _ in answers] == [1, 1, 0] and all(np.isfinite(scores).all() for _, scores in answers)
-
-
-def on_a_worker(folder: Path, task: str, frame: pd.DataFrame, k: int, batch_size: int = 2) -> pd.DataFrame:
-    popular = [*reversed(ITEMS[2:]), "newcomer"]
-    catalogue = SimpleNamespace(value=(popular, np.log(np.arange(len(popular), 0, -1) / 99)))
-    return pd.concat(list(rerank.reranker(str(folder), task, k, batch_size, catalogue)(iter([frame]))), ignore_index=True)
-
-
-def test_on_a_worker(folder: Path, reranker: Reranker) -> None:
-    """The model's order of what is available and not excluded, then popular items; a request that cannot be read gets popular ones alone."""
-    offered = [["item00", "item03", "item05", "newcomer"], ["item09"], None, ["item02"]]
-    history = [ACTS[0], None, ACTS[2], [{"no": "item"}]]
-    frame = pd.DataFrame({"user_id": ["a", "b", "c", "d"], "query": None, "history": history, "candidates": offered, "exclude": [["item05"], None, None, None]})
-    rows = on_a_worker(folder, "recommend", frame, k=4)
-    found = {user: part for user, part in rows.groupby("user_id")}
-    expected = reranker.rank("recommend", [ACTS[0]], [None], [["item03", "newcomer"]], 4)[0]
-    assert found["a"]["item_id"].tolist() == [*expected[0], "item11", "item10"]
-    np.testing.assert_allclose(found["a"]["score"][:2], expected[1], atol=2e-4)  # beside another request, the last decimal may be another
-    assert found["a"]["source"].tolist() == ["model"] * 2 + ["popular"] * 2
-    assert found["b"]["item_id"].tolist()[0] == "item09" and found["c"]["source"].tolist() == ["popular"] * 4
-    assert found["d"]["error"].tolist() == ["KeyError"] * 4 and found["d"]["source"].eq("popular").all()
-    assert rows["error"].isna().sum() == 12
-    for part in found.values():
-        assert part["rank"].tolist() == [1, 2, 3, 4] and part["item_id"].is_unique and (np.diff(part["score"]) <= 0).all()
-    pd.testing.assert_frame_equal(rows, on_a_worker(folder, "recommend", frame, k=4, batch_size=1))

@@ -18,9 +18,10 @@ def acts(items: list[int]) -> list[dict]:
 
 
 def pair_spec(root: Path, first: Path, **settings: object) -> dict:
-    asked = of_gensr(configured(None, ["gensr.candidates=6", "gensr.item_words=4"])) | {"candidates": str(first), "model_version": "second"}
-    spec = training_spec(root, **{"recipe": "gensr", "batch_size": 32, "epochs": 12, **settings})
-    return spec | asked | {"output": str(root / "second"), "work": str(root / "work-second"), "spec_hash": "1" * 64}
+    asked = of_gensr(configured(None, ["gensr.candidates=6", "gensr.item_words=4"]))
+    told = {name: asked[name] for name in ("pairs", "history_length", "depth")} | {"candidates": str(first), "model_version": "second"}
+    spec = training_spec(root, **{"recipe": "gensr", "batch_size": 32, "epochs": 12, **settings}) | told
+    return spec | {"output": str(root / "second"), "work": str(root / "work-second"), "spec_hash": "1" * 64}
 
 
 def run(spec: dict, path: Path) -> int:

@@ -10,8 +10,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from jobs import ingest, rows, warehouse
-from jobs.config import Ingest, Source
 from jobs.errors import BadData
+from jobs.sections import Ingest, Source
 
 DAY = date(2026, 11, 20)
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from nights import commit, machine, write
 
+from model.data import ragged
 from model.gensr import GenSR
-from model.questions import TASKS, Form, Prompts, as_ragged, newest
+from model.questions import TASKS, Form, Prompts, newest
 from model.score import Scorer
 from model.unified import from_sizes
 from model.vocabulary import Vocabulary, train_tokenizer
@@ -47,7 +48,7 @@ def plain(model: GenSR, prompts: Prompts, histories: np.ndarray, queries: np.nda
     for first in range(0, len(items), AT_ONCE):
         rows = owner[first : first + AT_ONCE]
         tasks = np.full(len(rows), TASKS.index("search"))
-        arrays = (prompts.sources(tasks, as_ragged(queries[rows])), newest(as_ragged(histories[rows]), HISTORY), items[first : first + AT_ONCE, None], tasks)
+        arrays = (prompts.sources(tasks, ragged(queries[rows])), newest(ragged(histories[rows]), HISTORY), items[first : first + AT_ONCE, None], tasks)
         scores.append(model(*map(torch.from_numpy, arrays))[0][:, 0].numpy())
     return np.concatenate(scores).reshape(candidates.shape)
 
