@@ -208,6 +208,9 @@ class Train(Section):
     checkpoint_steps: int = Field(default=500, ge=1)
     seed: int = 7
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto is bf16 on a GPU and fp32 on a CPU")
+    answer_precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of a generative model's products wherever it answers: validation, evaluate and the nights alike"
+    )
     launcher: tuple[str, ...] = Field(
         default=("{python}", "-m", "model.train", "{spec}"),
         description="command that trains, e.g. torchrun --nproc-per-node 8 -m model.train {spec}",

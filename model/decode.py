@@ -9,7 +9,7 @@ answer (`opening`, `closing`) count too.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from model.trie import Trie
 from model.vocabulary import PAD
 
 Attention = tuple[Tensor, Tensor]
+HEAD = "lm_head"
 
 
 def start_rows(shared: Tensor, start: Tensor) -> Tensor:
@@ -29,38 +30,59 @@ def start_rows(shared: Tensor, start: Tensor) -> Tensor:
     return (F.embedding(start, shared) * counted).sum(dim=-2)
 
 
-class Decoder:
-    """weights: T5 names → tensors (`t5.` stripped). config: the T5 config as a dict. first_answer: vocabulary row where the softmax begins."""
+def product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    """x ↦ x @ matrix.T. On a CPU by oneDNN with the matrix packed once: true fp32, where torch's default, MKL, takes its AVX2 path on AMD."""
+    if matrix.is_cpu and (matrix.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        packed = torch.ops.mkldnn._reorder_linear_weight(matrix)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return lambda x: F.linear(x, matrix)
 
-    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], first_answer: int):
+
+class Decoder:
+    """weights: T5 names → tensors (`t5.` stripped), of one device. config: the T5 config as a dict. first_answer: vocabulary row where the softmax begins.
+
+    precision: what matrices multiply in; sums from layer to layer, norms and softmaxes stay in the weights' own. The default is the weights' own.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], first_answer: int, precision: torch.dtype | None = None):
         self.weights = weights
         self.config = config
+        self.precision = precision or weights["shared.weight"].dtype
         self.heads, self.d_kv = config["num_heads"], config["d_kv"]
         self.head = weights.get("lm_head.weight", weights["shared.weight"])[first_answer:]
         self.first_answer = first_answer
         self.scale = config["d_model"] ** -0.5 if config["scale_decoder_outputs"] else 1.0
+        self.products: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
+
+    def linear(self, x: Tensor, *names: str) -> Tensor:
+        """x: [..., in] → [..., out of all names, one behind the other]: matrices that read the same are one product."""
+        if names not in self.products:
+            matrix = torch.cat([self.head if name == HEAD else self.weights[f"{name}.weight"] for name in names])
+            self.products[names] = product(matrix.to(self.precision))
+        return self.products[names](x.to(self.precision))
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights[f"{name}.layer_norm.weight"]
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights[f"{name}layer_norm.weight"]
 
-    def split(self, name: str, x: Tensor) -> Tensor:
-        """[B, T, d_model] → [B, heads, T, d_kv]."""
-        return F.linear(x, self.weights[f"{name}.weight"]).unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)
+    def split(self, x: Tensor, *names: str) -> tuple[Tensor, ...]:
+        """x: [B, T, d_model] → of each name [B, heads, T, d_kv]."""
+        return self.linear(x, *names).unflatten(-1, (len(names), self.heads, self.d_kv)).permute(2, 0, 3, 1, 4).unbind()
 
     def attend(self, name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """T5 does not divide the scores by sqrt(d_kv). Returns [B, T, d_model]."""
-        mixed = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
-        return F.linear(mixed.transpose(1, 2).flatten(2), self.weights[f"{name}.o.weight"])
+        mixed = (q @ k.transpose(-1, -2) + bias).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        return self.linear(mixed.transpose(1, 2).flatten(2), f"{name}.o")
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        h = self.norm(name, x)
+        h = self.norm(f"{name}.", x)
         dense = f"{name}.DenseReluDense"
         act = F.relu if self.config["dense_act_fn"] == "relu" else lambda t: F.gelu(t, approximate="tanh")
         if self.config["is_gated_act"]:
-            h = act(F.linear(h, self.weights[f"{dense}.wi_0.weight"])) * F.linear(h, self.weights[f"{dense}.wi_1.weight"])
+            gate, value = self.linear(h, f"{dense}.wi_0", f"{dense}.wi_1").chunk(2, dim=-1)
+            h = act(gate) * value
         else:
-            h = act(F.linear(h, self.weights[f"{dense}.wi.weight"]))
-        return x + F.linear(h, self.weights[f"{dense}.wo.weight"])
+            h = act(self.linear(h, f"{dense}.wi"))
+        return x + self.linear(h, f"{dense}.wo")
 
     def position_bias(self, stack: str, queries: Tensor, keys: Tensor) -> Tensor:
         """Relative position bias of the stack's first block, shared by all: [1, heads, Tq, Tk] (T5, section 2.1)."""
@@ -87,15 +109,19 @@ class Decoder:
         bias = self.position_bias("encoder", positions, positions).to(x.dtype) + mask
         for layer in range(self.config["num_layers"]):
             name = f"encoder.block.{layer}.layer"
-            h = self.norm(f"{name}.0", x)
-            q, k, v = (self.split(f"{name}.0.SelfAttention.{part}", h) for part in "qkv")
+            q, k, v = self.split(self.norm(f"{name}.0.", x), *(f"{name}.0.SelfAttention.{part}" for part in "qkv"))
             x = x + self.attend(f"{name}.0.SelfAttention", q, k, v, bias)
             x = self.feed_forward(f"{name}.1", x)
-        states = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights["encoder.final_layer_norm.weight"]
-        names = [f"decoder.block.{layer}.layer.1.EncDecAttention" for layer in range(self.config["num_decoder_layers"])]
-        return [(self.split(f"{name}.k", states), self.split(f"{name}.v", states)) for name in names], mask
+        return self.cross(x), mask
 
-    def step(self, x: Tensor, place: int, past: list[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
+    def cross(self, x: Tensor) -> list[Attention]:
+        """x: [B, T, d_model], as the encoder's blocks leave it. Returns each decoder layer's keys and values of it, [B, heads, T, d_kv]."""
+        layers = range(self.config["num_decoder_layers"])
+        names = (f"decoder.block.{layer}.layer.1.EncDecAttention.{part}" for layer in layers for part in "kv")
+        found = [each.contiguous() for each in self.split(self.norm("encoder.final_", x), *names)]  # once here, or at every step
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def step(self, x: Tensor, place: int, past: Sequence[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
         """x: [B, K, d_model], the rows of the beams' last tokens. Returns log-probabilities [B, K, answer tokens], fp32, and the new past.
 
         place: how many tokens came before. past: each layer's own keys and values of the beams, [B, K, heads, place, d_kv].
@@ -105,18 +131,17 @@ class Decoder:
         present: list[Attention] = []
         for layer, (cross_k, cross_v) in enumerate(cross):
             name = f"decoder.block.{layer}.layer"
-            h = self.norm(f"{name}.0", x)
-            q, k, v = (F.linear(h, self.weights[f"{name}.0.SelfAttention.{part}.weight"]).unflatten(-1, (self.heads, 1, self.d_kv)) for part in "qkv")
+            own = self.linear(self.norm(f"{name}.0.", x), *(f"{name}.0.SelfAttention.{part}" for part in "qkv"))
+            q, k, v = own.unflatten(-1, (3, self.heads, 1, self.d_kv)).unbind(-4)
             if (before := past[layer]) is not None:
                 k, v = torch.cat([before[0], k], dim=3), torch.cat([before[1], v], dim=3)
             present.append((k, v))
-            mixed = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
-            x = x + F.linear(mixed.flatten(2), self.weights[f"{name}.0.SelfAttention.o.weight"])
-            query = self.split(f"{name}.1.EncDecAttention.q", self.norm(f"{name}.1", x))
+            mixed = (q @ k.transpose(-1, -2) + bias).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+            x = x + self.linear(mixed.flatten(2), f"{name}.0.SelfAttention.o")
+            (query,) = self.split(self.norm(f"{name}.1.", x), f"{name}.1.EncDecAttention.q")
             x = x + self.attend(f"{name}.1.EncDecAttention", query, cross_k, cross_v, mask)
             x = self.feed_forward(f"{name}.2", x)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights["decoder.final_layer_norm.weight"]
-        return F.linear(x * self.scale, self.head).float().log_softmax(-1), present
+        return self.linear(self.norm("decoder.final_", x) * self.scale, HEAD).float().log_softmax(-1), present
 
 
 class Constraint:
@@ -198,8 +223,8 @@ def beam_search(
         nodes = child.gather(1, best)
         if not last or closing:
             x, place = shared[column.gather(1, best) + first], place + 1
-            parent = (best // constraint.widths[level])[..., None, None, None]
-            past = [(key.take_along_dim(parent, 1), value.take_along_dim(parent, 1)) for key, value in present]
+            parents = best // constraint.widths[level] + torch.arange(rows, device=source.device)[:, None] * log_probs.shape[1]
+            past = [(of_beams(key, parents), of_beams(value, parents)) for key, value in present]
     for token in closing:
         log_probs, past[:] = decoder.step(x, place, past, cross, mask)
         scores = scores if renormalised else scores + log_probs[..., token - first]
@@ -208,6 +233,11 @@ def beam_search(
         scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
         nodes = nodes.gather(1, best)
     return nodes, scores
+
+
+def of_beams(kept: Tensor, parents: Tensor) -> Tensor:
+    """kept: [B, K, ...]. parents: int64 [B, n], numbers of the B · K beams. Returns [B, n, ...]."""
+    return kept.flatten(0, 1).index_select(0, parents.flatten()).unflatten(0, parents.shape)
 
 
 def drop_excluded(candidates: Tensor, leaves: Tensor, excluded: Tensor, direct: bool) -> Tensor:

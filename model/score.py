@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.data import ragged
-from model.decode import Attention, Decoder, start_rows
+from model.decode import HEAD, Attention, Decoder, start_rows
 from model.questions import NO, TASKS, YES, Form, Prompts, newest
 from model.slots import embed
 from model.views import Views, bag
@@ -46,19 +46,14 @@ def first_attention(t5: Decoder, source: Tensor, slots: Tensor) -> tuple[list[At
     for layer in range(t5.config["num_layers"]):
         name = f"encoder.block.{layer}.layer"
         attention = f"{name}.0.SelfAttention"
-        h = t5.norm(f"{name}.0", words)
-        q, k, v = (t5.split(f"{attention}.{part}", h) for part in "qkv")
-        of_slots = t5.norm(f"{name}.0", pairs)
-        slot_q, slot_k, slot_v = (t5.split(f"{attention}.{part}", of_slots) for part in "qkv")
-        pairs = pairs + F.linear(mixed(slot_q, (k, v), (slot_k, slot_v), to_words, among, count), t5.weights[f"{attention}.o.weight"])
+        parts = [f"{attention}.{part}" for part in "qkv"]
+        q, k, v = t5.split(t5.norm(f"{name}.0.", words), *parts)
+        slot_q, slot_k, slot_v = t5.split(t5.norm(f"{name}.0.", pairs), *parts)
+        pairs = pairs + t5.linear(mixed(slot_q, (k, v), (slot_k, slot_v), to_words, among, count), f"{attention}.o")
         pairs = t5.feed_forward(f"{name}.1", pairs)
         words = words + t5.attend(attention, q, k, v, bias + hidden)
         words = t5.feed_forward(f"{name}.1", words)
-    last = t5.weights["encoder.final_layer_norm.weight"]
-    ended = [x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + t5.config["layer_norm_epsilon"]) * last for x in (words, pairs)]
-    names = [f"decoder.block.{layer}.layer.1.EncDecAttention" for layer in range(t5.config["num_decoder_layers"])]
-    kept = [[(t5.split(f"{name}.k", states), t5.split(f"{name}.v", states)) for name in names] for states in ended]
-    return kept[0], kept[1], hidden
+    return t5.cross(words), t5.cross(pairs), hidden
 
 
 def mixed(q: Tensor, of_words: Attention, of_slots: Attention, to_words: Tensor, among: Tensor | float, count: int) -> Tensor:
@@ -69,7 +64,7 @@ def mixed(q: Tensor, of_words: Attention, of_slots: Attention, to_words: Tensor,
     own_q, own_k, own_v = (x.unflatten(2, (count, -1)) for x in (q, *of_slots))
     words = q @ of_words[0].transpose(-1, -2) + to_words
     slots = (own_q @ own_k.transpose(-1, -2) + among).flatten(2, 3)
-    weights = torch.cat([words, slots], dim=-1).float().softmax(-1).to(q.dtype)
+    weights = torch.cat([words, slots], dim=-1).softmax(-1, dtype=torch.float32).to(q.dtype)
     on_words, on_slots = weights.split([words.shape[-1], slots.shape[-1]], dim=-1)
     found = on_words @ of_words[1] + (on_slots.unflatten(2, (count, -1)) @ own_v).flatten(2, 3)
     return found.transpose(1, 2).flatten(2)
@@ -83,11 +78,11 @@ def first_step(t5: Decoder, source: Tensor, slots: Tensor) -> Tensor:
     for layer in range(t5.config["num_decoder_layers"]):
         name = f"decoder.block.{layer}.layer"
         # A first token has nothing but itself to look at.
-        x = x + F.linear(F.linear(t5.norm(f"{name}.0", x), t5.weights[f"{name}.0.SelfAttention.v.weight"]), t5.weights[f"{name}.0.SelfAttention.o.weight"])
-        q = t5.split(f"{name}.1.EncDecAttention.q", t5.norm(f"{name}.1", x)).expand(rows, -1, count, -1)
-        x = x + F.linear(mixed(q, of_words[layer], of_slots[layer], hidden, 0.0, count), t5.weights[f"{name}.1.EncDecAttention.o.weight"])
+        x = x + t5.linear(t5.linear(t5.norm(f"{name}.0.", x), f"{name}.0.SelfAttention.v"), f"{name}.0.SelfAttention.o")
+        (q,) = t5.split(t5.norm(f"{name}.1.", x), f"{name}.1.EncDecAttention.q")
+        x = x + t5.linear(mixed(q.expand(rows, -1, count, -1), of_words[layer], of_slots[layer], hidden, 0.0, count), f"{name}.1.EncDecAttention.o")
         x = t5.feed_forward(f"{name}.2", x)
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + t5.config["layer_norm_epsilon"]) * t5.weights["decoder.final_layer_norm.weight"]
+    return t5.norm("decoder.final_", x)
 
 
 class Scorer:
@@ -133,7 +128,7 @@ class Scorer:
         slots = self.views(contexts, {name: self.table[name][items] for name in self.form.views}, present)
         own = TASKS.index(task) if self.form.answers == "per_task" else 0
         hidden = first_step(self.t5, source, slots)
-        said = F.linear(hidden * self.t5.scale, self.t5.head).float()
+        said = self.t5.linear(hidden * self.t5.scale, HEAD).float()
         return (said[..., 2 * own + YES] - said[..., 2 * own + NO] + self.prior[own]).cpu().numpy()
 
 

@@ -188,7 +188,7 @@ class Training:
             "recipe": self.settings["recipe"],
             "tasks": list(self.tasks),
             "history_length": self.spec["history_length"],
-        } | {key: self.settings[key] for key in ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens")}
+        } | {key: self.settings[key] for key in ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens", "answer_precision")}
 
     # -- the loop -----------------------------------------------------------------------------------------------------------
 

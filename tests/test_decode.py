@@ -76,6 +76,21 @@ def test_same_numbers_as_transformers(gated: bool, tied: bool) -> None:
         torch.testing.assert_close(losses, -expected.gather(-1, (target - 20)[..., None])[..., 0].sum(1), atol=1e-4, rtol=1e-5)
 
 
+def test_bf16_products_are_nearer_to_fp32_than_those_of_transformers() -> None:
+    """Only products round to bf16; what is added up from layer to layer, norms and softmaxes do not."""
+    model, source = random_model(), sources()
+    weights = {name.removeprefix("t5."): weight for name, weight in weights_of(model).items()}
+    asked = {"input_ids": source, "attention_mask": (source != 0).long(), "decoder_input_ids": torch.zeros(len(source), 1, dtype=torch.int64)}
+    with torch.no_grad():
+        exact = model.t5(**asked).logits[:, 0].log_softmax(-1)
+        rounded = model.t5.bfloat16()(**asked).logits[:, 0].float().log_softmax(-1)
+        decoder = Decoder(weights, model.t5.config.to_dict(), 0, torch.bfloat16)
+        found, _ = decoder.step(
+            start_rows(weights["shared.weight"], torch.zeros(len(source), 1, dtype=torch.int64))[:, None], 0, [None] * 2, *decoder.encode(source)
+        )
+    assert 0 < (found[:, 0] - exact).abs().mean() < (rounded - exact).abs().mean()
+
+
 CODES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30, unique=True)
 
 

@@ -1,6 +1,6 @@
 """Put generated text between the README's markers: `python tests/benchmarks/readme.py` (with --check: only say whether it is there).
 
-<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names: night_*, study_*, faults
+<!-- tables --> from jobs.tables     <!-- NAME --> from tests/benchmarks/results/NAME.json, written by the command it names
 """
 
 import json
@@ -149,6 +149,27 @@ def dual(path: Path) -> str:
     return "\n".join(lines)
 
 
+def decoding(path: Path) -> str:
+    """One row per contestant, fastest first: users a second, and what of its answers is the same as the rival's."""
+    held = json.loads(path.read_text())
+    speed = {row["contestant"]: row["median"] for row in held["rows"]}
+    peak = {precision: speed[f"peak {precision}"] for precision in ("fp32", "bf16")}
+    lines = [f"`{held['command']}` · {held['machine']} · {held['date']} · commit {held['commit']}", ""]
+    lines += [
+        f"| K = {held['k']}, {held['megaflops_per_user']:.0f} MFLOP a user | batch | users/s [range] | against hf | equal users | overlap | of peak |",
+        "|---|" + "---|" * 6,
+    ]
+    for row in sorted(held["rows"], key=lambda row: -row["median"]):
+        if (name := row["contestant"]).startswith("peak"):
+            continue
+        precision = "bf16" if "bf16" in name else "fp32"
+        share = row["median"] * held["megaflops_per_user"] / 1e3 / peak[precision]
+        users = f"{row['median']:.1f} [{min(row['rounds']):.1f}, {max(row['rounds']):.1f}]"
+        ratio = f"{row['median'] / speed['hf']:.1f}"
+        lines.append(f"| {name} | {row['batch']} | {users} | {ratio} | {100 * row['equal_users']:.0f} % | {row['overlap']:.3f} | {100 * share:.0f} % |")
+    return "\n".join([*lines, "", "Peak: " + ", ".join(f"{precision} {value:.0f} GFLOP/s" for precision, value in peak.items()) + "."])
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -167,7 +188,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, faults):
+    for kind in (night, study, identifiers, dual, quality, decoding, faults):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:

@@ -1,0 +1,312 @@
+"""Trie-constrained decoding against Hugging Face `generate`: users a second, in rounds that take turns, and whether the answers are the same.
+
+    python tests/benchmarks/decode.py                       (all shapes: tiger, tiger_k50, small; or name some of them)
+
+Random weights (norms' gains perturbed), 50,000 items of 4 random codes of 256, inputs of 64 tokens. Each contestant is a process of its own with one
+thread: rivals by default (glibc's allocator as it comes) and tuned (no mmap for large blocks, matrix products by oneDNN; bf16), each at several batch
+sizes, of which the fastest counts. A user is answered equally where sorted scores agree within 1e-3 nat and the sets of answers differ only by answers
+within 2e-3 of the last score. The peak is that of one large packed matrix product, measured in the same rounds.
+
+Writes tests/benchmarks/results/decoding_SHAPE.json and a file per headline figure.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nights import HERE, commit, machine, write
+
+LEVELS, CODES, ITEMS, LENGTH, USERS, ROUNDS, COMPARED = 4, 256, 50_000, 64, 512, 5, 64
+SHAPES = {  # T5's sizes, and how many answers a user gets
+    "tiger": ({"d_model": 128, "d_ff": 1024, "d_kv": 64, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}, 20),
+    "tiger_k50": ({"d_model": 128, "d_ff": 1024, "d_kv": 64, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}, 50),
+    "small": ({"d_model": 512, "d_ff": 2048, "d_kv": 64, "num_heads": 8, "num_layers": 6, "num_decoder_layers": 6}, 20),
+}
+TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
+# contestant → (what runs, precision, environment, batch sizes)
+CONTESTANTS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
+    "tandem fp32": ("tandem", "float32", {}, (16, 32)),
+    "tandem bf16": ("tandem", "bfloat16", {}, (16, 32)),
+    "hf": ("hf", "float32", {}, (8, 32)),
+    "hf tuned": ("hf", "float32", TUNED, (8, 32)),
+    "hf bf16": ("hf", "bfloat16", {}, (8, 32)),
+    "hf bf16 tuned": ("hf", "bfloat16", TUNED, (8, 32)),
+    "peak fp32": ("peak", "float32", {}, (1,)),
+    "peak bf16": ("peak", "bfloat16", {}, (1,)),
+}
+
+
+def megaflops(shape: str) -> float:
+    """Useful work for one user, in millions of floating-point operations: keys and values of the input once for all beams, padding of none."""
+    size, k = SHAPES[shape]
+    d, ff, inner = size["d_model"], size["d_ff"], size["num_heads"] * size["d_kv"]
+    own, dense = 4 * d * inner, 2 * d * ff
+    encoder = size["num_layers"] * LENGTH * (own + dense + 2 * LENGTH * inner)
+    cross = size["num_decoder_layers"] * LENGTH * 2 * d * inner
+    steps = 1 + (LEVELS - 1) * k
+    decoder = steps * (size["num_decoder_layers"] * (own + 2 * d * inner + dense + 2 * LENGTH * inner) + d * (2 + LEVELS * CODES))
+    return 2 * (encoder + cross + decoder) / 1e6
+
+
+def world() -> tuple[np.ndarray, np.ndarray]:
+    """Codes int64 [items, levels], each code's row of the vocabulary; inputs int64 [users, LENGTH]."""
+    rng = np.random.default_rng(0)
+    codes = np.unique(rng.integers(0, CODES, (2 * ITEMS, LEVELS)), axis=0)
+    chosen = codes[rng.permutation(len(codes))[:ITEMS]]
+    return chosen, rng.integers(2, 2 + LEVELS * CODES, (USERS, LENGTH))
+
+
+def model_of(shape: str) -> Any:
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=2 + LEVELS * CODES, feed_forward_proj="relu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, dropout_rate=0.0, **SHAPES[shape][0]
+    )
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(config).eval()
+    for name, weight in model.named_parameters():
+        if "layer_norm" in name:
+            weight.data.mul_(1 + 0.2 * torch.randn_like(weight))
+    return model
+
+
+def tandem(shape: str, precision: str) -> Any:
+    """Function of inputs [B, LENGTH] → (rows of the catalogue [B, K], scores [B, K])."""
+    import torch
+
+    from model import trie
+    from model.decode import Constraint, Decoder, beam_search
+
+    codes, _ = world()
+    model, held = model_of(shape), trie.build(codes)
+    decoder = Decoder(dict(model.state_dict()), model.config.to_dict(), 0, getattr(torch, precision))
+    constraint = Constraint(held, [2 + level * CODES for level in range(LEVELS)])
+    k = SHAPES[shape][1]
+
+    def answer(source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start = torch.zeros(len(source), LEVELS, dtype=torch.int64)
+        leaves, scores = beam_search(decoder, constraint, torch.from_numpy(source), start, k, k)
+        return held.items[leaves.numpy()], scores.numpy()
+
+    return answer
+
+
+def hf(shape: str, precision: str) -> Any:
+    import torch
+
+    codes, _ = world()
+    model = model_of(shape).to(getattr(torch, precision))
+    tokens = codes + 2 + CODES * np.arange(LEVELS)
+    k, following, row_of = SHAPES[shape][1], {}, {}
+    for row, item in enumerate(tokens.tolist()):
+        row_of[tuple(item)] = row
+        for level in range(LEVELS):
+            following.setdefault(tuple(item[:level]), set()).add(item[level])
+    following = {prefix: sorted(allowed) for prefix, allowed in following.items()}
+
+    def answer(source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        made = model.generate(
+            torch.from_numpy(source),
+            attention_mask=torch.ones(source.shape, dtype=torch.int64),
+            num_beams=k,
+            num_return_sequences=k,
+            max_new_tokens=LEVELS,
+            do_sample=False,
+            length_penalty=0.0,
+            eos_token_id=None,
+            return_dict_in_generate=True,
+            output_scores=True,
+            prefix_allowed_tokens_fn=lambda _, said: following[tuple(said[1:].tolist())],
+        )
+        rows = [row_of[tuple(said)] for said in made.sequences[:, 1:].tolist()]
+        return np.array(rows).reshape(-1, k), made.sequences_scores.float().numpy().reshape(-1, k)
+
+    return answer
+
+
+def peak(shape: str, precision: str) -> Any:
+    """Billions of operations a second of the largest product; in place of users."""
+    import torch
+
+    from model.decode import product
+
+    inputs = torch.randn(1024, 1024, dtype=getattr(torch, precision))
+    times = product(torch.randn(1024, 1024, dtype=inputs.dtype))
+
+    def answer(_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            for _ in range(20):
+                times(inputs)
+        return np.empty(0), np.empty(0)
+
+    return answer
+
+
+def contestant(name: str, shape: str, batch: int, folder: Path) -> int:
+    """A process: for each line `go COUNT` on stdin answers as many users and prints the seconds; then writes the first users' answers."""
+    import torch
+
+    torch.set_num_threads(1)
+    kind, precision, environment, _ = CONTESTANTS[name]
+    if environment:
+        torch.set_float32_matmul_precision("medium")  # F.linear by oneDNN; still fp32 on a machine without AMX
+    answer = {"tandem": tandem, "hf": hf, "peak": peak}[kind](shape, precision)
+    _, sources = world()
+    answer(sources[:batch])
+    print("ready", flush=True)
+    for line in sys.stdin:
+        count = int(line.split()[1])
+        begun = time.perf_counter()
+        for first in range(0, count, batch):
+            answer(sources[first : first + batch])
+        print(time.perf_counter() - begun, flush=True)
+    found = [answer(sources[first : first + batch]) for first in range(0, COMPARED, batch)] if kind != "peak" else []
+    if found:
+        rows, scores = (np.concatenate(part)[:COMPARED] for part in zip(*found, strict=True))
+        np.savez(folder / f"{name}-{batch}.npz", rows=rows, scores=scores)
+    return 0
+
+
+def equal(ours: Any, theirs: Any) -> float:
+    """Share of users whose answers are the same by the rule above."""
+    same = []
+    for own_rows, own, rows, scores in zip(ours["rows"], ours["scores"], theirs["rows"], theirs["scores"], strict=True):
+        close = np.abs(np.sort(own) - np.sort(scores)).max() <= 1e-3
+        odd = [
+            value
+            for kept, values, others in ((own_rows, own, rows), (rows, scores, own_rows))
+            for item, value in zip(kept, values, strict=True)
+            if item not in others
+        ]
+        same.append(close and all(value - scores.min() <= 2e-3 for value in odd))
+    return float(np.mean(same))
+
+
+def overlap(ours: Any, theirs: Any) -> float:
+    return float(np.mean([len(np.intersect1d(own, rows)) / len(rows) for own, rows in zip(ours["rows"], theirs["rows"], strict=True)]))
+
+
+def race(shape: str, rounds: int, seconds: float) -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp(prefix="decode-"))
+    running: dict[tuple[str, int], subprocess.Popen[str]] = {}
+    for name, (_, _, environment, batches) in CONTESTANTS.items():
+        for batch in batches:
+            command = [sys.executable, __file__, shape, "--contestant", name, "--batch", str(batch), "--folder", str(folder)]
+            limits = {**os.environ, **environment, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            running[name, batch] = subprocess.Popen(command, env=limits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            if read(running[name, batch], name) != "ready":
+                raise RuntimeError(f"{name} at batch {batch} did not start")
+    speeds: dict[tuple[str, int], list[float]] = {key: [] for key in running}
+    count = {key: max(1, key[1]) for key in running}
+    for turn in range(-1, rounds):  # the first only tells how many users fill a round
+        for key, process in running.items():
+            process.stdin.write(f"go {count[key]}\n")
+            process.stdin.flush()
+            took = float(read(process, key[0]))
+            done = 20 * 2 * 1024**3 / 1e9 if key[0].startswith("peak") else count[key]
+            if turn < 0:
+                if not key[0].startswith("peak"):
+                    count[key] = int(np.clip(key[1] * round(seconds / took), key[1], USERS // key[1] * key[1]))
+            else:
+                speeds[key].append(done / took)
+        print(f"{shape}, round {turn + 1} of {rounds}: " + ", ".join(f"{n} {b}: {s[-1]:.1f}" for (n, b), s in speeds.items() if s), flush=True)
+    for process in running.values():
+        process.stdin.close()
+        process.wait()
+    best = {name: max((b for n, b in speeds if n == name), key=lambda b: np.median(speeds[name, b])) for name in CONTESTANTS}
+    rows = [
+        {
+            "contestant": name,
+            "batch": best[name],
+            "median": float(np.median(speeds[name, best[name]])),
+            "rounds": [round(s, 2) for s in speeds[name, best[name]]],
+        }
+        for name in CONTESTANTS
+    ]
+    answers = {name: np.load(folder / f"{name}-{best[name]}.npz") for name in CONTESTANTS if not name.startswith("peak")}
+    for row in rows:
+        if (name := row["contestant"]) in answers:
+            row |= {"equal_users": equal(answers[name], answers["hf"]), "overlap": overlap(answers[name], answers["hf"])}
+    return {"shape": shape, "k": SHAPES[shape][1], "megaflops_per_user": megaflops(shape), "rows": rows}
+
+
+def read(process: subprocess.Popen[str], name: str) -> str:
+    line = process.stdout.readline().strip()
+    if not line:
+        raise RuntimeError(f"{name} ended: exit code {process.wait()}")
+    return line
+
+
+def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The shape's headline figures: ratios of medians, with the least and the largest ratio of any round."""
+    row = {each["contestant"]: each for each in found["rows"]}
+
+    def against(figure: str, own: str, rival: str) -> dict[str, Any]:
+        turns = [a / b for a, b in zip(row[own]["rounds"], row[rival]["rounds"], strict=True)]
+        value = row[own]["median"] / row[rival]["median"]
+        return {"figure": figure, "value": value, "unit": "ratio", "ci": [min(turns), max(turns)], "rival": rival, "rival_value": row[rival]["median"]}
+
+    if found["shape"] == "tiger_k50":
+        return [against("decode_k50_vs_hf", "tandem fp32", "hf")]
+    if found["shape"] != "tiger":
+        return []
+    tuned = max(("hf tuned", "hf"), key=lambda name: row[name]["median"])
+    share = row["tandem fp32"]["median"] * found["megaflops_per_user"] / 1e3 / row["peak fp32"]["median"]
+    return [
+        against("decode_fp32_vs_hf", "tandem fp32", "hf"),
+        against("decode_fp32_vs_hf_tuned", "tandem fp32", tuned),
+        against("decode_bf16_vs_hf", "tandem bf16", "hf"),
+        {"figure": "decode_fp32_equal_users", "value": row["tandem fp32"]["equal_users"], "unit": "fraction", "ci": None, "rival": None, "rival_value": None},
+        {
+            "figure": "decode_fp32_peak_share",
+            "value": share,
+            "unit": "fraction",
+            "ci": None,
+            "rival": "peak fp32, GFLOP/s",
+            "rival_value": row["peak fp32"]["median"],
+        },
+    ]
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("shapes", nargs="*", default=list(SHAPES), metavar="SHAPE")
+    options.add_argument("--rounds", type=int, default=ROUNDS)
+    options.add_argument("--seconds", type=float, default=4.0, help="of a contestant's turn")
+    options.add_argument("--contestant", help=argparse.SUPPRESS)
+    options.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.contestant:
+        return contestant(chosen.contestant, chosen.shapes[0], chosen.batch, chosen.folder)
+    for shape in chosen.shapes:
+        found = race(shape, chosen.rounds, chosen.seconds)
+        common = {
+            "command": f"python tests/benchmarks/decode.py {shape}",
+            "data": f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights",
+            "seeds": [0],
+            "machine": f"{machine()}, torch {version('torch')}, transformers {version('transformers')}, 1 thread",
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "commit": commit(),
+        }
+        (HERE / "results" / f"decoding_{shape}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+        write(figures(found), common)
+        for row in found["rows"]:
+            print(
+                f"{shape}: {row['contestant']} at {row['batch']}: {row['median']:.1f}" + (f", equal {row['equal_users']:.3f}" if "equal_users" in row else "")
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
