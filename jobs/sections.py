@@ -237,6 +237,7 @@ class Gensr(Section):
     )
     prompts: Literal["per_task", "shared"] = Field(default="per_task", description="a question per task, or one for both")
     answers: Literal["shared", "per_task"] = Field(default="shared", description="per_task: answer rows of each task, a discriminative twin")
+    match: bool = Field(default=True, description="a slot for how a candidate's text meets the query (not in the paper)")
     contrast: float = Field(default=0.01, ge=0, description="weight of the contrastive loss between the views; 0 is off")
     batch_size: int = Field(default=64, ge=1, description="requests of a training step, each with its right item and the wrong ones")
     negatives: int = Field(default=4, ge=1, description="wrong items beside each right one in training")

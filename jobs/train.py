@@ -105,7 +105,7 @@ def specification(
 def of_gensr(config: Config) -> dict[str, Any]:
     """What `model.train_pairs` reads besides."""
     own = config.gensr
-    form = {"views": own.views, "filter": own.filter, "prompts": own.prompts, "answers": own.answers, "weight": own.contrast}
+    form = {"views": own.views, "filter": own.filter, "prompts": own.prompts, "answers": own.answers, "weight": own.contrast, "match": own.match}
     pairs = {"form": form, "negatives": own.negatives, "hard": own.hard_share, "pool": own.hard_pool, "item_words": own.item_words}
     train = config.train.model_dump(mode="json", exclude={"launcher"}) | {"batch_size": own.batch_size}
     return {"pairs": pairs, "history_length": min(own.history_length, config.corpora.history_length), "depth": own.candidates, "train": train}

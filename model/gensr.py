@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from model.artifact import weights_of
 from model.questions import NO, YES, Form
 from model.unified import UnifiedModel
-from model.views import Views, bag
+from model.views import Match, Views, bag
 
 
 class GenSR(nn.Module):
@@ -32,7 +32,10 @@ class GenSR(nn.Module):
         self.register_buffer("texts", torch.from_numpy(texts), persistent=False)
         widths = {"collaborative": width, "semantic": d_model}
         shared = unified.t5.shared.weight
-        self.views = Views({name: widths[name] for name in form.views}, d_model, limit, form.filter, dropout, float(shared.detach()[: unified.text_size].std()))
+        row_std = float(shared.detach()[: unified.text_size].std())
+        self.views = Views({name: widths[name] for name in form.views}, d_model, limit, form.filter, dropout, row_std)
+        if form.matches:
+            self.match = Match(d_model, row_std)
         self.prior = nn.Parameter(torch.full((len(form.level_sizes),), -float(np.log(negatives))))
         with torch.no_grad():
             for embedding in {id(p): p for p in (shared, unified.t5.lm_head.weight)}.values():
@@ -47,14 +50,17 @@ class GenSR(nn.Module):
         makers = {"collaborative": lambda: F.embedding(rows, self.table), "semantic": lambda: bag(self.unified.t5.shared.weight, self.texts[rows])}
         return {name: makers[name]() for name in self.form.views}
 
-    def slots(self, history: Tensor, candidates: Tensor) -> Tensor:
-        """history: int64 [R, N] of `newest`. candidates: int64 [R, C] → [R, C, 2 · views, d_model]."""
-        present = history >= 0
+    def slots(self, history: Tensor, query: Tensor, candidates: Tensor) -> Tensor:
+        """history: int64 [R, N] of `newest`. query: int64 [R, words]. candidates: int64 [R, C] → [R, C, slots, d_model]."""
+        present, vectors = history >= 0, self.vectors(candidates)
         contexts = self.views.contexts(self.vectors(history.clamp(min=0)), present)
-        return self.views(contexts, self.vectors(candidates), present)
+        filled = self.views(contexts, vectors, present)
+        if not self.form.matches:
+            return filled
+        return torch.cat([filled, self.match(bag(self.unified.t5.shared.weight, query), vectors["semantic"])], dim=2)
 
     def states(self, source: Tensor, slots: Tensor) -> Tensor:
-        """Where the decoder is about to answer, [R, C, d_model]. source: int64 [R, T]. slots: [R, C, 2 · views, d_model]."""
+        """Where the decoder is about to answer, [R, C, d_model]. source: int64 [R, T]. slots: [R, C, slots, d_model]."""
         return self.unified.first_step(source.repeat_interleave(slots.shape[1], dim=0), slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
 
     def odds(self, states: Tensor, tasks: Tensor) -> Tensor:
@@ -64,9 +70,12 @@ class GenSR(nn.Module):
         own = tasks if self.form.answers == "per_task" else torch.zeros_like(tasks)
         return told.take_along_dim(own[:, None, None], dim=2)[..., 0]
 
-    def forward(self, source: Tensor, history: Tensor, candidates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-odds [R, C], the slots and the states they are made of. source: int64 [R, T]. history: int64 [R, N] of `newest`. candidates: int64 [R, C]."""
-        slots = self.slots(history, candidates)
+    def forward(self, source: Tensor, history: Tensor, query: Tensor, candidates: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-odds [R, C], the slots and the states they are made of.
+
+        source: int64 [R, T]. history: int64 [R, N] of `newest`. query: int64 [R, words], what a search asks for. candidates: int64 [R, C].
+        """
+        slots = self.slots(history, query, candidates)
         states = self.states(source, slots)
         return self.odds(states, tasks), slots, states
 

@@ -105,7 +105,8 @@ class Answered:
 def answer(model: nn.Module, prompts: Prompts, requests: Requests, candidates: np.ndarray, limit: int) -> Answered:
     """model: a `GenSR`, bare or wrapped. candidates: int64 [n, C], the right one first."""
     device = next(model.parameters()).device
-    arrays = (prompts.sources(requests.task, requests.query), newest(requests.history, limit), candidates, requests.task.astype(np.int64))
+    asked = (prompts.sources(requests.task, requests.query), newest(requests.history, limit), prompts.queries(requests.task, requests.query))
+    arrays = (*asked, candidates, requests.task.astype(np.int64))
     odds, slots, states = model(*(torch.from_numpy(array).to(device) for array in arrays))
     if len(prompts.form.views) < 2 or not prompts.form.weight:
         return Answered(cross_entropy(odds), torch.zeros((), device=device), states)

@@ -19,25 +19,32 @@ from model.vocabulary import EOS, PAD, Vocabulary
 
 TASKS = ("recommend", "search")
 VIEWS = ("collaborative", "semantic")
-# {user} and {item} are the slots of the history and of the candidate. They stand before the query, at places that only the task decides; every word more
-# is one more that the slots look at in vain (with 27 words instead of 8 the answer stayed the prior three times as long).
+# {user} and {item} are the slots of the history and of the candidate, {match} is how the candidate meets the query. They stand before the query, at places
+# that only the task decides; every word more is one more that the slots look at in vain (with 27 words instead of 8 the answer stayed the prior three times
+# as long).
 PROMPTS = {
     "recommend": "recommend: user {user} like {item}",
-    "search": "search: user {user} find {item} {query}",
-    "shared": "user {user} item {item} {query}",
+    "search": "search: user {user} find {item} {match} {query}",
+    "shared": "user {user} item {item} {match} {query}",
 }
 NO, YES = 0, 1
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a gensr is. filter: of `views.FILTERS`. prompts: `per_task` or `shared`. answers: `shared` or `per_task`. weight: of the contrastive loss."""
+    """What a gensr is. filter: of `views.FILTERS`. prompts: `per_task` or `shared`. answers: `shared` or `per_task`. weight: of the contrastive loss.
+    match: a slot of the candidate's text met with the query's, where there is a semantic view (ours, not the paper's: see `views.Match`)."""
 
     views: tuple[str, ...] = VIEWS
     filter: str = "bilinear"
     prompts: str = "per_task"
     answers: str = "shared"
     weight: float = 0.01
+    match: bool = True
+
+    @property
+    def matches(self) -> bool:
+        return self.match and "semantic" in self.views
 
     @property
     def level_sizes(self) -> tuple[int, ...]:
@@ -52,6 +59,7 @@ class Prompts:
         self.form, self.longest = form, longest
         views = len(form.views)
         marks = {"user": [mark(n) for n in range(views)], "item": [mark(n) for n in range(views, 2 * views)]}
+        marks["match"] = [mark(2 * views)] if form.matches else []
         self.parts: dict[str, tuple[list[int], list[int]]] = {}
         for task in TASKS:
             before, _, after = PROMPTS[task if form.prompts == "per_task" else "shared"].partition("{query}")
@@ -65,6 +73,16 @@ class Prompts:
         """query: text tokens; only a search has some, whatever is given."""
         before, after = self.parts[task]
         return [*before, *(list(query)[: self.longest] if task == "search" else []), *after]
+
+    def slots(self, task: str) -> int:
+        """How many slots the task's prompt has."""
+        return sum(token < PAD for token in self.parts[task][0])
+
+    def queries(self, tasks: np.ndarray, queries: Ragged) -> np.ndarray:
+        """int64 [R, longest], PAD behind them: the words of searches, none for other tasks."""
+        rows = text_rows(queries, self.longest)
+        rows[tasks != TASKS.index("search")] = PAD
+        return rows
 
     def sources(self, tasks: np.ndarray, queries: Ragged) -> np.ndarray:
         """tasks: int [R], of TASKS → int64 [R, longest], PAD on the right."""

@@ -19,7 +19,7 @@ from model.data import ragged
 from model.decode import HEAD, Attention, Decoder, start_rows
 from model.questions import NO, TASKS, YES, Form, Prompts, newest
 from model.slots import embed
-from model.views import Views, bag
+from model.views import Match, Views, bag
 from model.vocabulary import PAD
 
 BATCH_TOKENS = 1 << 15  # slots and words held at once by a pass through the blocks
@@ -100,6 +100,9 @@ class Scorer:
         self.views = Views({name: self.table[name].shape[1] for name in self.form.views}, shared.shape[1], self.limit, self.form.filter, 0.0, 1.0)
         self.views.load_state_dict({name.removeprefix("views."): tensor for name, tensor in weights.items() if name.startswith("views.")})
         self.views.to(self.device).eval()
+        if self.form.matches:
+            self.match = Match(shared.shape[1], 1.0).to(self.device)
+            self.match.load_state_dict({name.removeprefix("match."): tensor for name, tensor in weights.items() if name.startswith("match.")})
 
     def score(self, task: str, histories: Sequence[Sequence[int]], queries: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-odds of Yes, float64 [candidates], for each request.
@@ -112,20 +115,26 @@ class Scorer:
         sources = [self.prompts.source(task, query) for query in queries]
         order = sorted((i for i in range(len(candidates)) if len(candidates[i])), key=lambda i: (len(candidates[i]), len(sources[i])))
         answers = [np.empty(0)] * len(candidates)
-        for batch in bounded(order, [len(sources[i]) + 2 * len(self.form.views) * len(candidates[i]) for i in range(len(candidates))]):
-            odds = self.odds(task, [histories[i] for i in batch], [sources[i] for i in batch], [candidates[i] for i in batch])
+        for batch in bounded(order, [len(sources[i]) + self.prompts.slots(task) * len(candidates[i]) for i in range(len(candidates))]):
+            odds = self.odds(task, *([rows[i] for i in batch] for rows in (histories, queries, sources, candidates)))
             for i, row in zip(batch, odds, strict=True):
                 answers[i] = row[: len(candidates[i])].astype(np.float64)
         return answers
 
     @torch.inference_mode()
-    def odds(self, task: str, histories: list[Sequence[int]], sources: list[list[int]], candidates: list[Sequence[int]]) -> np.ndarray:
+    def odds(
+        self, task: str, histories: list[Sequence[int]], queries: list[Sequence[int]], sources: list[list[int]], candidates: list[Sequence[int]]
+    ) -> np.ndarray:
         """float32 [R, most candidates]; what stands behind a request's own candidates means nothing."""
         history = torch.from_numpy(newest(ragged(histories), self.limit)).to(self.device)
         source, items = (filled(rows, self.device) for rows in (sources, candidates))
         present = history >= 0
         contexts = self.views.contexts({name: self.table[name][history.clamp(min=0)] for name in self.form.views}, present)
         slots = self.views(contexts, {name: self.table[name][items] for name in self.form.views}, present)
+        if self.prompts.slots(task) > slots.shape[2]:
+            asked = self.prompts.queries(np.full(len(queries), TASKS.index(task)), ragged(queries))
+            query = bag(self.t5.weights["shared.weight"], torch.from_numpy(asked).to(self.device))
+            slots = torch.cat([slots, self.match(query, self.table["semantic"][items])], dim=2)
         own = TASKS.index(task) if self.form.answers == "per_task" else 0
         hidden = first_step(self.t5, source, slots)
         said = self.t5.linear(hidden * self.t5.scale, HEAD).float()

@@ -49,14 +49,17 @@ CANDIDATES = [[4, 11, 30, 7, 2], [3, 5], [40, 41, 42, 43, 44, 45, 46], [0]]
 
 def test_prompts() -> None:
     _, prompts = model(Form())
-    slots = [mark(n) for n in range(4)]
-    for task in TASKS:
+    for task, slots in (("recommend", 4), ("search", 5)):
         asked = prompts.source(task, [50, 51])
-        assert [token for token in asked if token < 0] == slots and asked[-1] == EOS
+        assert [token for token in asked if token < 0] == [mark(n) for n in range(slots)] and asked[-1] == EOS
+        assert prompts.slots(task) == slots
         assert (asked[-3:-1] == [50, 51]) == (task == "search")
     assert len(prompts.source("search", list(range(50, 90)))) == len(prompts.source("search", [])) + LONGEST
     _, one = model(Form(views=("semantic",), prompts="shared"))
-    assert one.source("recommend", [50]) == one.source("search", []) and sum(token < 0 for token in one.source("search", [])) == 2
+    assert one.source("recommend", [50]) == one.source("search", []) and one.slots("search") == 3
+    assert [model(form)[1].slots("search") for form in (Form(match=False), Form(views=("collaborative",)))] == [4, 2]
+    told = prompts.queries(np.array([0, 1]), ragged([[50], list(range(50, 90))]))
+    assert told.tolist() == [[0] * LONGEST, list(range(50, 50 + LONGEST))]
 
 
 def test_histories_are_distinct_newest_first() -> None:
@@ -90,9 +93,10 @@ def test_a_form_is_as_large_as_its_twin() -> None:
         Form(filter="cross_attention"),
         Form(filter="mean", views=("collaborative",)),
         Form(views=("semantic",)),
+        Form(match=False),
         Form(prompts="shared", answers="per_task"),
     ],
-    ids=["bilinear", "cross_attention", "mean", "semantic", "twin"],
+    ids=["bilinear", "cross_attention", "mean", "semantic", "no_match", "twin"],
 )
 @pytest.mark.parametrize("task", TASKS)
 def test_the_scorer_is_the_model(form: Form, task: str) -> None:
@@ -101,7 +105,8 @@ def test_the_scorer_is_the_model(form: Form, task: str) -> None:
     found = scorer(made, prompts).score(task, HISTORIES, QUERIES, CANDIDATES)
     for history, query, candidates, odds in zip(HISTORIES, QUERIES, CANDIDATES, found, strict=True):
         rows = newest(ragged([history]), LIMIT)
-        told = (np.array([prompts.source(task, query)]), rows, None, np.array([TASKS.index(task)]))
+        tasks = np.array([TASKS.index(task)])
+        told = (np.array([prompts.source(task, query)]), rows, prompts.queries(tasks, ragged([query])), None, tasks)
         with torch.no_grad():
             plain = [float(made(*(torch.from_numpy(np.array([[item]]) if x is None else x) for x in told))[0]) for item in candidates]
         np.testing.assert_allclose(odds, plain, atol=1e-5, rtol=1e-5)

@@ -17,8 +17,8 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(pair_study, "PROBED", 60)
 
 
-def fit(arm: str, steps: int, users: int = 120, tastes: int = 4, topics: int = 4, seed: int = 0) -> Fit:
-    world = pair_worlds.tastes_and_topics(seed, users, tastes, topics)
+def fit(arm: str, steps: int, users: int = 120, tastes: int = 4, topics: int = 4, seed: int = 0, personal: bool = True) -> Fit:
+    world = pair_worlds.tastes_and_topics(seed, users, tastes, topics, personal=personal)
     return Fit(world, ARMS[arm], Settings(steps=steps, seed=seed), "micro", Drawing(np.zeros(len(world.taste)), hard=0.0))
 
 
@@ -32,6 +32,15 @@ def test_training_leaves_the_plateau(quick) -> None:
     losses, _ = made.look(0)
     assert abs(before - prior) < 1e-5 and prior > 0.49
     assert known - 0.02 < losses.mean() < known + 0.6 * (prior - known)
+
+
+def test_a_search_is_answered_by_its_query(quick) -> None:
+    """Where tastes tell nothing of a search: 60 steps, after which a model without the slot of the match stands at the prior, .502."""
+    made = fit("gensr", 60, users=200, personal=False)
+    for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
+        pass
+    losses, _ = made.look(1)
+    assert losses.mean() < entropy(0.2) - 0.06
 
 
 def test_a_cell_tells_everything_and_depends_on_its_seed_alone(quick, monkeypatch) -> None:

@@ -48,7 +48,9 @@ def plain(model: GenSR, prompts: Prompts, histories: np.ndarray, queries: np.nda
     for first in range(0, len(items), AT_ONCE):
         rows = owner[first : first + AT_ONCE]
         tasks = np.full(len(rows), TASKS.index("search"))
-        arrays = (prompts.sources(tasks, ragged(queries[rows])), newest(ragged(histories[rows]), HISTORY), items[first : first + AT_ONCE, None], tasks)
+        asked = ragged(queries[rows])
+        read = (prompts.sources(tasks, asked), newest(ragged(histories[rows]), HISTORY), prompts.queries(tasks, asked))
+        arrays = (*read, items[first : first + AT_ONCE, None], tasks)
         scores.append(model(*map(torch.from_numpy, arrays))[0][:, 0].numpy())
     return np.concatenate(scores).reshape(candidates.shape)
 
