@@ -1,12 +1,13 @@
 """How long gensr answers the prior, by how it begins: the cross-entropy of test requests along training, on a world of 8 tastes and 8 topics.
 
-    python tests/benchmarks/gensr_plateau.py [--seeds 0 1] [--steps 200]
+    python tests/benchmarks/gensr_plateau.py [--seeds 0 1] [--steps 300]
 
     t5        the blocks begin as T5's do, and slots look at themselves, too
     apart     slots do not look at themselves (`model.slots.sight`)
-    alike     and keys begin as queries (`model.gensr.look_for_alike`): what is trained
+    alike     and keys begin as queries (`model.gensr.look_for_alike`)
+    match     and a search has a slot of the match (`model.views.Match`): what is trained
 
-Writes tests/benchmarks/results/gensr_plateau.json: of every form and seed the curve; the labels' entropy and what the world tells are its floor and ceiling.
+Writes tests/benchmarks/results/gensr_plateau.json: of every way and seed the curve; the labels' entropy and what the world tells are its ceiling and floor.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from nights import commit, machine
 from torch import Tensor
 
 from model import pair_study, pair_worlds, unified
@@ -38,28 +40,29 @@ def seeing_itself(source: Tensor, dtype: torch.dtype) -> Tensor:
 def curve(way: str, seed: int, steps: int) -> list[dict[str, float]]:
     world = pair_worlds.tastes_and_topics(seed)
     drawing = Drawing(np.zeros(len(world.taste)), hard=0.0)
-    begun = mock.patch.object(pair_study, "look_for_alike", pair_study.look_for_alike if way == "alike" else lambda model: None)
+    begun = mock.patch.object(pair_study, "look_for_alike", pair_study.look_for_alike if way in ("alike", "match") else lambda model: None)
     seen = mock.patch.object(unified, "sight", seeing_itself if way == "t5" else sight)
     with begun, seen:
-        return pair_study.Fit(world, Form(), Settings(steps=steps, seed=seed), "micro", drawing).train()
+        return pair_study.Fit(world, Form(match=way == "match"), Settings(steps=steps, seed=seed), "tiny", drawing).train()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    pair_study.EVERY = 20
+    pair_study.EVERY = 50
     world = pair_worlds.tastes_and_topics(0)
     floors = {task: round(entropy(0.2) - world.information(task, 4), 4) for task in TASKS}
     curves: dict[str, list[list[dict[str, float]]]] = {}
-    for way in ("t5", "apart", "alike"):
+    for way in ("t5", "apart", "alike", "match"):
         for seed in asked.seeds:
             points = [{name: round(point[name], 4) for name in TOLD} for point in curve(way, seed, asked.steps)]
             curves.setdefault(way, []).append(points)
             print(way, seed, [(int(point["step"]), point["valid_recommend"], point["valid_search"]) for point in points], flush=True)
-            told = {"command": " ".join(["python", *sys.argv]), "seeds": asked.seeds, "date": datetime.now(UTC).date().isoformat()}
+            told = {"command": " ".join(["python", *sys.argv]), "seeds": asked.seeds, "machine": machine(), "commit": commit()}
+            told["date"] = datetime.now(UTC).date().isoformat()
             RESULT.write_text(json.dumps({**told, "prior": round(entropy(0.2), 4), "floor": floors, "curves": curves}, indent=1) + "\n", encoding="utf-8")
 
 

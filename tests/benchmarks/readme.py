@@ -170,6 +170,24 @@ def decoding(path: Path) -> str:
     return "\n".join([*lines, "", "Peak: " + ", ".join(f"{precision} {value:.0f} GFLOP/s" for precision, value in peak.items()) + "."])
 
 
+def gensr_plateau(path: Path) -> str:
+    """One row per way to begin: the cross-entropy of both tasks along training, the mean over seeds."""
+    held = json.loads(path.read_text())
+    seeds = ", ".join(map(str, held["seeds"]))
+    steps = [int(point["step"]) for point in next(iter(held["curves"].values()))[0] if point["step"] > 1]
+    lines = [f"`{held['command']}` · {held['machine']} · seeds {seeds} · {held['date']} · commit {held['commit']}", ""]
+    lines += [
+        "| nats after | " + " | ".join(f"{task}, {step} steps" for task in ("recommend", "search") for step in steps) + " |",
+        "|---|" + "---|" * 2 * len(steps),
+    ]
+    for way, curves in held["curves"].items():
+        at = {int(point["step"]): [other[i] for other in curves] for i, point in enumerate(curves[0])}
+        means = [sum(point[f"valid_{task}"] for point in at[step]) / len(curves) for task in ("recommend", "search") for step in steps]
+        lines.append(f"| {way} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+    floors = ", ".join(f"{task} {value:.3f}" for task, value in held["floor"].items())
+    return "\n".join([*lines, "", f"The prior is {held['prior']:.3f}; what the world tells: {floors}."])
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -188,7 +206,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, decoding, faults):
+    for kind in (night, study, identifiers, dual, quality, decoding, gensr_plateau, faults):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:
