@@ -157,10 +157,10 @@ class Constraint:
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """nodes: int64 [B, K] → child nodes, their softmax columns, and whether each exists and is alive; all [B, K, widest]."""
-        child = self.first_child[level][nodes][..., None] + torch.arange(self.widths[level], device=nodes.device)
+        child = self.first_child[level][nodes][..., None].long() + torch.arange(self.widths[level], device=nodes.device)
         exists = child < self.first_child[level][nodes + 1][..., None]
         child = child.clamp(max=len(self.tokens[level]) - 1)
-        return child, self.tokens[level][child], exists & self.alive[level][child]
+        return child, self.tokens[level][child].long(), exists & self.alive[level][child]
 
     def reach(self, leaves: Tensor) -> list[Tensor]:
         """leaves: int64 [B, C], -1 for none → of each level, whether a row's leaves lie below a node, bool [B, nodes of the level]."""
@@ -168,7 +168,7 @@ class Constraint:
         for level in range(self.depth - 1, -1, -1):
             open_ = torch.zeros(len(leaves), len(self.tokens[level]), dtype=torch.int8, device=leaves.device)
             reached.insert(0, open_.scatter_reduce_(1, node, (leaves >= 0).to(torch.int8), "amax").bool())
-            node = torch.searchsorted(self.first_child[level], node, right=True) - 1
+            node = torch.searchsorted(self.first_child[level], node.to(torch.int32), right=True) - 1
         return reached
 
 

@@ -101,7 +101,7 @@ class Ranker:
             for name, of_asks in (("excluded", excluded), ("candidates", candidates))
         }
         found = self.answers(task, asks, constraint, k, beams, leaves_of["excluded"], leaves_of["candidates"], renormalised)
-        return [(held.items[leaves], values) for leaves, values in found]
+        return [(held.items[leaves].astype(np.int64), values) for leaves, values in found]
 
     def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:
         """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""

@@ -94,6 +94,13 @@ def test_bf16_products_are_nearer_to_fp32_than_those_of_transformers() -> None:
 CODES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30, unique=True)
 
 
+@given(st.lists(st.lists(st.sampled_from([0, 1, 2, 2**15, 2**30]), min_size=5, max_size=5).map(tuple), min_size=1, max_size=20, unique=True))
+@settings(max_examples=100, deadline=None)
+def test_leaves_are_in_the_order_of_the_codes_however_large_they_are(codes: list[tuple[int, ...]]) -> None:
+    """Five codes of 30 bits do not fit one number."""
+    assert [codes[row] for row in trie.build(np.array(codes)).items] == sorted(codes)
+
+
 @given(codes=CODES, data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_trie_spells_the_catalogue_and_nothing_else(codes: list[tuple[int, ...]], data: st.DataObject) -> None:
