@@ -79,7 +79,7 @@ def gains(points: list[dict[str, Any]], knob: str, axis: str, floor: bool) -> st
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xlabel(axis)
     axes.set_ylabel("gain of joint training, %")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)  # inside, it hides a line sooner or later
     drawn = svg(figure, f"Gain of joint training in R@30, {points[0]['side']}, by {axis}: {words(x, [point['gain'] for point in points])}")
     if not floor:
         return drawn
@@ -112,7 +112,7 @@ def means(points: list[dict[str, Any]], part: str, names: dict[str, tuple[str, s
     axes.set_ylim(bottom=0)
     axes.set_xlabel(axis)
     axes.set_ylabel(label)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)  # inside, it hides a line sooner or later
     ends = "; ".join(f"{told} {points[0][part][name]:.3f} to {points[-1][part][name]:.3f}" for name, (told, *_) in names.items())
     rows = [[at(point[knob]), *(f"{point[part][name]:.3f}" for name in names)] for point in points]
     return svg(figure, f"{label}, {points[0]['side']}, by {axis}: {ends}") + table([axis, *(told for told, *_ in names.values())], rows)
