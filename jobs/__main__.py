@@ -37,12 +37,12 @@ VERBS = {
     "rollback": "serve the release before the served one (one row in releases)",
     "erase": "delete a user everywhere, and refuse what the logs still hold of them → erasures",
     "maintain": "pack small files; delete what no promised version needs",
-    "study": "does one task help the other: simulated worlds (h1, h2, cap), or a day's corpora (joint, gensar) → studies",
+    "study": "does one task help the other: simulated worlds (h1, h2, cap, information), or a day's corpora (joint, gensar, gensr) → studies",
     "doctor": "what this machine has and lacks",
 }
 TOLD = (*STEPS, "rollback", "erase", "maintain")  # the steps of a night, and what changes tables besides
 DATELESS = {"demo", "doctor", "study"}
-SUBJECTS = {"study": ("h1", "h2", "cap", "joint", "gensar")}  # verbs that need one more word
+SUBJECTS = {"study": ("h1", "h2", "cap", "information", "joint", "gensar", "gensr")}  # verbs that need one more word
 FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",), "user": ("erase",)}
 
 EXIT_CODES = (
@@ -65,7 +65,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     made.add_argument("verb", metavar="VERB", help="one of the verbs above")
-    made.add_argument("subject", metavar="SUBJECT", nargs="?", help="study: h1, h2, cap, joint or gensar")
+    made.add_argument("subject", metavar="SUBJECT", nargs="?", help="study: h1, h2, cap, information, joint, gensar or gensr")
     made.add_argument("--date", metavar="YYYY-MM-DD", help="the data day, UTC")
     made.add_argument("--config", metavar="FILE", help="TOML file; else $TANDEM_CONFIG, else the defaults")
     made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key: section.key=value")

@@ -300,7 +300,7 @@ class Study(Section):
     caps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="joint: also models that see at most so many examples per item of the added task, e.g. [5, 50]"
     )
-    variants: tuple[str, ...] = Field(default=(), description="gensar: which of its variants stand beside the whole model, all for none named")
+    variants: tuple[str, ...] = Field(default=(), description="gensar, gensr: which of its variants stand beside the whole model, all for none named")
     points: Literal["all", "ends"] = Field(default="all", description="every setting of the knob, or its two ends")
     workers: int | None = Field(default=None, ge=1, description="settings trained side by side, one thread each; none is one per core")
 

@@ -1,39 +1,30 @@
-"""Does one task help the other? Sweeps over worlds where the answer is known: `python -m jobs study h1|h2|cap`, and `joint` on a warehouse.
+"""Does one task help the other? Sweeps over worlds where the answer is known: `python -m jobs study h1|h2|cap`, and studies of others.
 
     h1    joint training corrects how popular the model takes an item to be: gain against KL(p_rec || p_search), either task data-poor
     h2    joint training places items better: gain against pair redundancy, either task data-poor
     cap   how many search examples per item it takes to help recommendation
     joint the same question on one's own logs: `study_joint`
-    gensar what each part of gensar brings, on one's own logs: `study_gensar`
+    gensar, gensr    what each part of the recipe brings, on one's own logs: `study_parts`
+    information      whether task prompts tell more than task heads, on worlds of known information: `study_information`
 
-(Penha et al. 2024.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. A setting that is done is kept in a file of its own
-below `<lake.root>/artifacts/.work/study/`: killed and started again, the study goes on. Knows which settings are asked for and what their
-figures mean; how a world is made and a model trained is in `model`.
+(Penha et al. 2024.) Writes studies, and a page `<lake.root>/reports/study_SUBJECT.html`. Knows which settings are asked for and what their figures mean;
+how they are trained, kept and resumed is in `jobs.sweep`, how a world is made and a model trained in `model`.
 """
 
-import hashlib
-import json
 import logging
 import math
-import multiprocessing
-import os
 import time
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, date, datetime
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from jobs import study_gensar, study_joint, study_page
+from jobs import study_information, study_joint, study_page, study_parts
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.report import put
 from jobs.spark import replace, schema, session
+from jobs.sweep import Figures, Sweep, interval, trained
 from jobs.tables import STUDIES
 
 log = logging.getLogger("tandem")
@@ -47,9 +38,7 @@ SIZES = {
 KNOBS = {"h1": (0.0, 0.1, 0.25, 0.5, 1.0, math.inf), "h2": (0.0, 0.25, 0.5, 0.75, 1.0), "cap": (1.0, 2.0, 5.0, 10.0, math.inf)}
 CAP_ALIGNMENT = 0.75
 
-ON_LOGS = {"joint": study_joint.run, "gensar": study_gensar.run}
-
-Figures = dict[str, float]
+ON_LOGS = {"joint": study_joint.run, "gensar": study_parts.run, "gensr": study_parts.run}
 
 
 def settings_of(subject: str, config: Config) -> list[dict[str, Any]]:
@@ -64,41 +53,10 @@ def settings_of(subject: str, config: Config) -> list[dict[str, Any]]:
     return made
 
 
-def finished(config: Config, setting: dict[str, Any]) -> Path:
-    """Where a setting's figures are kept: the name is a hash of all that shapes them, the code of the world and of its models too."""
-    known = json.dumps([setting["cell"], code()], sort_keys=True)
-    return Path(config.lake.root, "artifacts", ".work", "study") / f"{setting['cell']['study']}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+def sweep(subject: str) -> Sweep:
+    from model.study import train_cell
 
-
-@cache
-def code() -> str:
-    """A hash of what makes worlds and models, as it was when this process first asked."""
-    return hashlib.sha256(b"".join(Path(find_spec(name).origin).read_bytes() for name in ("model.worlds", "model.study", "model.unified"))).hexdigest()
-
-
-def trained(config: Config, settings: list[dict[str, Any]]) -> list[Figures]:
-    """Every setting's figures, in order; those that are not on disk yet are trained side by side, with progress."""
-    from model.study import Cell, end_with_parent
-    from model.study import run as train
-
-    missing = [setting for setting in settings if not finished(config, setting).exists()]
-    if len(missing) < len(settings):
-        log.info("study: %d of %d settings are done already", len(settings) - len(missing), len(settings))
-    started = time.monotonic()
-    # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(config.study.workers or os.cpu_count(), multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        running = {pool.submit(train, Cell(**setting["cell"])): setting for setting in missing}
-        for done, future in enumerate(as_completed(running), 1):
-            setting, figures = running[future], future.result()
-            path = finished(config, setting)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".part").write_text(json.dumps(figures), encoding="utf-8")
-            os.replace(path.with_suffix(".part"), path)
-            left = (time.monotonic() - started) / done * (len(missing) - done)
-            cell = setting["cell"]
-            log.info("study %s, %s poor, knob %g, seed %d: gain %+.0f %%; %d/%d, %.0f s left",
-                     cell["study"], cell["read"], setting["knob"], cell["seed"], 100 * gain(figures, cell["read"]), done, len(missing), left)  # fmt: skip
-    return [json.loads(finished(config, setting).read_text(encoding="utf-8")) for setting in settings]
+    return Sweep(subject, train_cell, ("model.worlds", "model.study", "model.unified"))
 
 
 def gain(figures: Figures, side: str, over: str = "single") -> float:
@@ -106,13 +64,9 @@ def gain(figures: Figures, side: str, over: str = "single") -> float:
     return figures[f"joint.{side}"] / figures[f"{over}.{side}"] - 1
 
 
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Mean and the 95 % interval of it, Student's t over seeds; no width can be told from one seed."""
-    held = np.asarray(list(values))
-    if len(held) < 2:
-        return float(held.mean()), math.nan, math.nan
-    width = stats.t.ppf(0.975, len(held) - 1) * held.std(ddof=1) / math.sqrt(len(held))
-    return float(held.mean()), float(held.mean() - width), float(held.mean() + width)
+def line(cell: dict[str, Any], figures: Figures) -> str:
+    added = "" if cell["added"] is None else f", {cell['added']} searches an item"
+    return f"{cell['read']} poor, knob {cell['knob']:g}{added}, seed {cell['seed']}: gain {100 * gain(figures, cell['read']):+.0f} %"
 
 
 def points(settings: list[dict[str, Any]], results: list[Figures]) -> list[dict[str, Any]]:
@@ -153,10 +107,12 @@ def run(config: Config, day: date | None, run_id: str, subject: str) -> dict[str
     if subject in ON_LOGS:
         if day is None:
             raise BadArgument(f"study {subject} needs --date YYYY-MM-DD, the day whose corpora it reads")
-        return ON_LOGS[subject](config, day, run_id, interval) | {"seconds": round(time.monotonic() - started)}
+        return ON_LOGS[subject](config, day, run_id, subject) | {"seconds": round(time.monotonic() - started)}
     day = day or datetime.now(UTC).date()
+    if subject == "information":
+        return study_information.run(config, day, run_id) | {"seconds": round(time.monotonic() - started)}
     settings = settings_of(subject, config)
-    results = trained(config, settings)
+    results = trained(config, sweep(subject), [setting["cell"] for setting in settings], line)
     spark = session(config)
     rows = [
         (day, subject, s["cell"]["read"], s["knob"], s["cell"]["seed"], name, value, run_id)

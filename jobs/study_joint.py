@@ -10,7 +10,6 @@ Reads corpora, items and what `train` reads. Writes studies and a page. The mode
 
 import logging
 import math
-from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from jobs.config import Config
 from jobs.errors import MissingInput
 from jobs.report import put
 from jobs.spark import path_of, read, replace, schema, session, versions, written_up_to
+from jobs.sweep import interval
 from jobs.tables import CORPORA, ITEMS, STUDIES
 
 log = logging.getLogger("tandem")
@@ -35,7 +35,6 @@ PAIRED_ITEMS = 50  # latest items of a user that count as having been used toget
 ALIKE = 2.0  # an item is known to the other log when its share there is at least this many times its share here
 
 Points = dict[tuple[str, str, str], tuple[float, float, float]]
-Interval = Callable[[Iterable[float]], tuple[float, float, float]]
 
 
 def likeness(train_rows: DataFrame) -> tuple[DataFrame, dict[str, float]]:
@@ -103,9 +102,18 @@ def variants(config: Config, weights: dict[str, float], seed: int) -> dict[str, 
     return {name: config.model_copy(update={"train": train_.model_copy(update=changes)}) for name, changes in patient.items()}
 
 
-def trained(spark: SparkSession, config: Config, day: date, pinned: dict[str, int], written: dict[str, int], identifiers: str | None = None) -> Row:
-    """The variant's model, trained now or earlier, as a row that `evaluate` takes for one of `models`. identifiers: a table of the variant's own."""
-    spec = train.specification(config, day, pinned, written, None, identifiers)
+def trained(
+    spark: SparkSession,
+    config: Config,
+    day: date,
+    pinned: dict[str, int],
+    written: dict[str, int],
+    identifiers: str | None = None,
+    candidates: str | None = None,
+) -> Row:
+    """The variant's model, trained now or earlier, as a row that `evaluate` takes for one of `models`. identifiers: a table of the variant's own;
+    candidates: folder of a first stage."""
+    spec = train.specification(config, day, pinned, written, None, identifiers, candidates)
     artifact = f"artifacts/.work/study/{spec['model_version']}"
     spec |= {"output": f"{config.lake.root.rstrip('/')}/{artifact}", "work": f"{config.lake.root.rstrip('/')}/{artifact}.work"}
     if not Path(spec["output"], "manifest.json").exists():
@@ -135,7 +143,7 @@ def advice(gains: dict[str, dict[str, tuple[float, float, float]]]) -> str:
     return f"separate: joint training costs {' and '.join(hurt)} and helps neither; train each task alone (train.tasks), or try study.caps."
 
 
-def compared(per_seed: list[evaluate.Figures], names: list[str], interval: Interval) -> tuple[Points, dict[str, dict[str, tuple[float, float, float]]]]:
+def compared(per_seed: list[evaluate.Figures], names: list[str]) -> tuple[Points, dict[str, dict[str, tuple[float, float, float]]]]:
     """(task, slice, method) → gain of the joint model in NDCG@10 as a share of the method's, over seeds; and what `advice` reads."""
     made: Points = {}
     k = evaluate.GATE_K
@@ -157,8 +165,8 @@ def compared(per_seed: list[evaluate.Figures], names: list[str], interval: Inter
     return made, advised
 
 
-def run(config: Config, day: date, run_id: str, interval: Interval) -> dict[str, Any]:
-    """Returns {"rows", "path", "advice", "gains", "logs"}; `interval` makes mean and 95 % interval of the seeds' values."""
+def run(config: Config, day: date, run_id: str, subject: str) -> dict[str, Any]:
+    """Returns {"rows", "path", "advice", "gains", "logs"}; means with 95 % intervals of the seeds' values."""
     spark = session(config)
     pinned = versions(spark, config, train.INPUTS)
     if CORPORA.name not in pinned:
@@ -186,16 +194,16 @@ def run(config: Config, day: date, run_id: str, interval: Interval) -> dict[str,
         figures, _, _ = evaluate.measure(spark, judged, day, models, kinds(items, logs.get("redundancy", 0.0)))
         # A model of one task is judged on it alone, a capped one on the task that it was capped for.
         per_seed.append({key: figure for key, figure in figures.items() if key[2] == "model" or key[2].startswith(key[0])})
-    points, advised = compared(per_seed, names, interval)
+    points, advised = compared(per_seed, names)
     told = advice(advised)
     table_rows = [
-        (day, "joint", task, math.inf, seed, f"{method}.{name}.{metric}@{k}", value[0], run_id)
+        (day, subject, task, math.inf, seed, f"{method}.{name}.{metric}@{k}", value[0], run_id)
         for seed, figures in zip(config.study.seeds, per_seed, strict=True)
         for (task, name, method, metric, k), value in figures.items()
     ]
-    table_rows += [(day, "joint", task, math.inf, config.study.seeds[0], f"log.{name}", value, run_id) for task in TASKS for name, value in logs.items()]
-    done = replace(spark, config, STUDIES, day, spark.createDataFrame(table_rows, schema(STUDIES)), run_id, study="joint")
-    path = f"{config.lake.root.rstrip('/')}/reports/study_joint.html"
+    table_rows += [(day, subject, task, math.inf, config.study.seeds[0], f"log.{name}", value, run_id) for task in TASKS for name, value in logs.items()]
+    done = replace(spark, config, STUDIES, day, spark.createDataFrame(table_rows, schema(STUDIES)), run_id, study=subject)
+    path = f"{config.lake.root.rstrip('/')}/reports/study_{subject}.html"
     put(spark, path, study_page.joint(day, points, per_seed, logs, told))
     for frame in (rows, items):
         frame.unpersist()

@@ -174,25 +174,28 @@ def named(method: str) -> str:
     return "joint" if method == "model" else method.partition("_")[2].replace("_", " ")
 
 
-def gensar(day: date, reached: dict[tuple[str, str], Interval], gains: dict[tuple[str, str], Interval], seeds: int, stated: tuple[int, int]) -> str:
+def parts(day: date, recipe: str, reached: dict[tuple[str, str], Interval], gains: dict[tuple[str, str], Interval], seeds: int, stated: tuple[int, int]) -> str:
     """reached: (task, variant) → NDCG@10. gains: (task, variant) → gain of the whole model, a share. stated: signs as the paper has them, of how many."""
     tasks, names = ("recommend", "search"), list(dict.fromkeys(name for _, name in reached))
-    parts = [
-        "<h2>What does each part of gensar bring here?</h2>",
-        f"<p><strong>{stated[0]} of {stated[1]} signs are as the paper states them</strong>: the whole model above the one without the part, above either "
-        "identifier alone, and above each task alone.</p>",
+    claims = {
+        "gensar": "the whole model above the one without the part, above either identifier alone, and above each task alone",
+        "gensr": "the whole model above the one without the part, above one prompt for both tasks and a twin with two heads, and above each task alone",
+    }
+    made = [
+        f"<h2>What does each part of {recipe} bring here?</h2>",
+        f"<p><strong>{stated[0]} of {stated[1]} signs are as the paper states them</strong>: {claims[recipe]}.</p>",
         trade_off(reached),
     ]
     rows = []
     for name in sorted(names, key=lambda name: name != "model"):
         held = [f"{reached[task, name][0]:.4f}" if (task, name) in reached else "–" for task in tasks]
         rows.append([whole_or(name), *held, *(percent(gains[task, name]) if (task, name) in gains else "–" for task in tasks)])
-    parts.append(table(["variant", "recommend NDCG@10", "search NDCG@10", "whole over it, recommend", "whole over it, search"], rows))
-    parts.append(
+    made.append(table(["variant", "recommend NDCG@10", "search NDCG@10", "whole over it, recommend", "whole over it, search"], rows))
+    made.append(
         f"<p class=\"quiet\">Whole catalogue, the day's test examples; mean of {seeds} seed(s), 95 % interval of the gain by Student's t over seeds. "
         "Every variant was trained for the same epochs.</p>"
     )
-    return whole(day, parts)
+    return whole(day, made)
 
 
 def trade_off(reached: dict[tuple[str, str], Interval]) -> str:
@@ -214,3 +217,53 @@ def trade_off(reached: dict[tuple[str, str], Interval]) -> str:
 
 def whole_or(name: str) -> str:
     return "whole" if name == "model" else name.replace("_", " ")
+
+
+ARMS = {"gensr": ("gensr: a prompt per task", MODEL, "-"), "one_prompt": ("one prompt", RIVAL, "--"), "twin": ("one prompt, two heads", INK, ":")}
+
+
+def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, seeds: int) -> str:
+    """found: arm → figure (`bound.TASK`, `critic.TASK`, `cosine_all`, and NAME@STEP of the curves) → mean and interval."""
+    made = [f"<h2>Do task prompts tell more than task heads?</h2><p><strong>{escape(verdict)}</strong></p>"]
+    rows = []
+    for arm, (name, _, _) in ARMS.items():
+        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in ("bound", "critic")]
+        rows.append([name, *nats, *(spread(found[arm][f"cosine_{part}"]) for part in ("first", "all"))])
+    known = [f"{found['gensr'][f'information.{task}'][0]:.3f}" for task in ("recommend", "search")]
+    rows.append(["what the world tells", known[0], "–", known[1], "–", "–", "–"])
+    heads = [f"{task}, {kind}" for task in ("recommend", "search") for kind in ("bound", "critic")]
+    made.append(table(["nats of information on the answer", *heads, "gradients' cosine, first attention", "all blocks"], rows))
+    for figure, axis in (
+        ("valid_recommend", "cross-entropy of recommend, nats"),
+        ("valid_search", "cross-entropy of search, nats"),
+        ("cosine_all", "gradients' cosine"),
+    ):
+        made.append(along(found, figure, axis))
+    made.append(
+        f'<p class="quiet">Held-out requests, one right candidate and four wrong ones; mean of {seeds} seed(s), 95 % interval by Student\'s t over seeds. '
+        "Bound: Barber and Agakov, the labels' entropy less the cross-entropy. Critic: Donsker and Varadhan on the model's states, another lower bound. "
+        "Cosine: of the two tasks' gradients in the encoder, the mean along training.</p>"
+    )
+    return whole(day, made)
+
+
+def spread(value: Interval) -> tuple[str, str]:
+    mean, low, high = value
+    return f"{mean:.3f}", "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+def along(found: dict[str, dict[str, Interval]], figure: str, axis: str) -> str:
+    """A figure along training, a line and its band per arm."""
+    drawing, axes = canvas(2.4)
+    ends = []
+    for arm, (name, color, line) in ARMS.items():
+        steps = sorted(int(key.partition("@")[2]) for key in found[arm] if key.startswith(f"{figure}@"))
+        values = [found[arm][f"{figure}@{step}"] for step in steps]
+        if not any(math.isnan(low) for _, low, _ in values):
+            axes.fill_between(steps, [low for _, low, _ in values], [high for *_, high in values], color=color, alpha=0.12, linewidth=0)
+        axes.plot(steps, [mean for mean, _, _ in values], color=color, linestyle=line, label=name)
+        ends.append(f"{name} {values[-1][0]:.3f}")
+    axes.set_xlabel("steps")
+    axes.set_ylabel(axis)
+    drawing.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return svg(drawing, f"{axis} along training; at the end {', '.join(ends)}")

@@ -347,9 +347,13 @@ STUDIES = Table(
     "study",
     (
         Column("ds", "DATE", "day the study was asked for"),
-        Column("study", "STRING", "h1, h2, cap, joint or gensar"),
-        Column("side", "STRING", "the task whose recall is read, in h1, h2 and cap the data-poor one: recommend or search"),
-        Column("knob", "DOUBLE", "what was varied: KL asked for, alignment, or search examples per item at most; infinity is no limit"),
+        Column("study", "STRING", "h1, h2, cap, information, joint, gensar or gensr"),
+        Column("side", "STRING", "the task that the figure is of, in h1, h2 and cap the data-poor one: recommend or search; both"),
+        Column(
+            "knob",
+            "DOUBLE",
+            "what was varied: KL asked for, alignment, search examples per item (infinity is no limit), steps of training (infinity is their end)",
+        ),
         Column("seed", "INT", "of the world, where there is one, and of the weights"),
         Column(
             "figure",
@@ -360,7 +364,7 @@ STUDIES = Table(
         RUN_ID,
     ),
     ("study", "side", "knob", "seed", "figure"),
-    {"study": "study IN ('h1', 'h2', 'cap', 'joint', 'gensar')"},
+    {"study": "study IN ('h1', 'h2', 'cap', 'information', 'joint', 'gensar', 'gensr')"},
     partition=("ds", "study"),
     volatile=("run_id",),
 )

@@ -113,13 +113,17 @@ def of_gensr(config: Config) -> dict[str, Any]:
 
 def first_stage(config: Config, day: date, pinned: dict[str, int], written: dict[str, int]) -> str:
     """The artifact of gensr's first stage: trained now, or by an earlier run of the day. It stands in no table, beside the model that goes with it."""
-    recipe = RECIPES[config.gensr.candidates_from]
-    tasks = tuple(task for task in recipe.tasks if task in config.train.tasks or task not in SERVED)
-    first = config.model_copy(update={"train": config.train.model_copy(update={"recipe": recipe.name, "tasks": tasks})})
+    first = of_first_stage(config)
     spec = specification(first, day, pinned, written, None)
     if not Path(spec["output"], "manifest.json").exists():
         launch(first, spec)
     return str(spec["output"])
+
+
+def of_first_stage(config: Config) -> Config:
+    recipe = RECIPES[config.gensr.candidates_from]
+    tasks = tuple(task for task in recipe.tasks if task in config.train.tasks or task not in SERVED)
+    return config.model_copy(update={"train": config.train.model_copy(update={"recipe": recipe.name, "tasks": tasks})})
 
 
 def fits(parent: Row, config: Config) -> bool:

@@ -7,6 +7,7 @@
 All begin at the same weights and see the same batches. Pure in the cell: its seed is part of it. Knows no table.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,15 @@ class Fit:
             found |= {f"bound.{name}": own.value, f"bound_error.{name}": own.error, f"critic.{name}": critic.value, f"critic_error.{name}": critic.error}
             found[f"information.{name}"] = self.world.information(name, self.drawing.per)
         return found
+
+
+def train_cell(values: dict[str, Any]) -> dict[str, float]:
+    """`run` of the cell with these values, in a process of its own, as one flat dict: figures, and NAME@STEP of the curve."""
+    started = time.process_time()
+    torch.set_num_threads(1)
+    figures, curve = run(Cell(**values))
+    along = {f"{name}@{int(point['step'])}": value for point in curve for name, value in point.items() if name != "step"}
+    return figures | along | {"seconds": time.process_time() - started}
 
 
 def run(cell: Cell) -> tuple[dict[str, float], list[dict[str, float]]]:

@@ -151,6 +151,11 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def train_cell(values: dict[str, Any]) -> dict[str, Any]:
+    """`run` of the cell with these values: what another process is given."""
+    return run(Cell(**values))
+
+
 def run(cell: Cell) -> dict[str, Any]:
     """Train the cell's models; every figure as {name: value}. Pure in the cell: seeds are part of it."""
     started = time.process_time()  # one thread: core-seconds, whatever runs beside it

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jobs import study
 from jobs.config import Config, load
 from jobs.study_page import study as page_of
+from jobs.sweep import finished, interval, trained
 from model import worlds
 
 SIDES = ("recommend", "search")
@@ -94,13 +95,17 @@ def test_rows_of_clusters_are_pure_and_random_rows_are_not() -> None:
     assert worlds.purity(np.random.default_rng(2).normal(size=(1000, 64)), np.repeat(np.arange(50), 20)) == pytest.approx(19 / 999, abs=0.005)
 
 
+def cells_of(settings: list[dict]) -> list[dict]:
+    return [setting["cell"] for setting in settings]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", ["h1", "h2"])
 def test_the_ends_of_a_study_point_where_its_hypothesis_says(subject: str, config: Config) -> None:
     """One seed, both ends, recommendation poor. h1: the gain is clear at KL 0, and falls. h2: it rises from nothing to far above, and not with other items."""
     asked = load(None, [f"lake.root={config.lake.root}", "study.seeds=[0]", "study.points=ends"])
     chosen = [setting for setting in study.settings_of(subject, asked) if setting["cell"]["read"] == "recommend"]
-    found = {(point["side"], point["knob"]): point for point in study.points(chosen, study.trained(asked, chosen))}
+    found = {(point["side"], point["knob"]): point for point in study.points(chosen, trained(asked, study.sweep(subject), cells_of(chosen), study.line))}
     first, last = (found["recommend", study.KNOBS[subject][end]] for end in (0, -1))
     if subject == "h1":
         assert first["gain"][0] > 0.15 and first["above_floor"][0] > 0.1 and last["above_floor"][0] == 0, (first, last)
@@ -115,16 +120,16 @@ def test_what_is_done_is_not_trained_again(config: Config) -> None:
     """A study that was killed goes on: finished settings are read, the others trained; every setting is its own."""
     asked = load(None, [f"lake.root={config.lake.root}", "study.seeds=[0, 1]", "study.points=ends", "study.workers=1"])
     every = study.settings_of("h1", asked)
-    assert len(every) == 8 == len({study.finished(asked, setting) for setting in every})
-    tiny = [{"knob": knob, "cell": every[0]["cell"] | {"knob": knob, "n_rec": 130, "n_search": 130}} for knob in (0.0, 0.5)]
-    kept = study.finished(asked, tiny[0])
+    assert len(every) == 8 == len({finished(asked, study.sweep("h1"), cell) for cell in cells_of(every)})
+    tiny = [every[0]["cell"] | {"knob": knob, "n_rec": 130, "n_search": 130} for knob in (0.0, 0.5)]
+    kept = finished(asked, study.sweep("h1"), tiny[0])
     kept.parent.mkdir(parents=True)
     told = {"kl": 0.0, "joint.recommend": 0.5, "single.recommend": 0.25}
     kept.write_text(json.dumps(told))
-    first, second = study.trained(asked, tiny)
+    first, second = trained(asked, study.sweep("h1"), tiny, study.line)
     assert first == told
     assert 0 < second["joint.recommend"] < 1 and second["kl"] == pytest.approx(0.5, abs=1e-6)
-    assert study.trained(asked, tiny) == [first, second]
+    assert trained(asked, study.sweep("h1"), tiny, study.line) == [first, second]
 
 
 def test_no_training_outlives_a_killed_study() -> None:
@@ -147,7 +152,7 @@ def test_gains_and_intervals_by_hand() -> None:
     assert point["gain"][0] == pytest.approx(0.75)
     assert point["gain"][2] - point["gain"][0] == pytest.approx(12.706 * 0.25, rel=1e-3)
     assert point["gain_same_steps"][0] == 0 and point["seeds"] == 2
-    assert all(map(math.isnan, study.interval([0.3])[1:]))
+    assert all(map(math.isnan, interval([0.3])[1:]))
     text = page_of("h2", date(2026, 11, 21), [point])
     assert "+75 %" in text and "pair redundancy" in text
 

@@ -92,8 +92,7 @@ def test_gains_are_over_the_better_single_model_and_the_page_says_so() -> None:
         for method, value in (("model", 0.12), (f"{task}_same_epochs", 0.10), (f"{task}_same_steps", 0.11)):
             for name in ("all", "item:head"):
                 figures |= {(task, name, method, metric, k): (value, 0.0, 1.0, 500) for metric, k in (("ndcg", 10), ("recall", 30))}
-    mean_of = lambda values: (sum(held := list(values)) / len(held), math.nan, math.nan)  # noqa: E731
-    points, advised = compared([figures, figures], ["joint"], mean_of)
+    points, advised = compared([figures, figures], ["joint"])
     assert points["recommend", "item:head", "recommend_same_epochs"][0] == pytest.approx(0.2)
     assert points["search", "all", "search_same_steps"][0] == advised["search"]["joint"][0] == pytest.approx(0.12 / 0.11 - 1)
     page = study_page.joint(date(2026, 11, 19), points, [figures, figures], {"kl": 0.5}, "joint: <b>")

@@ -1,48 +1,64 @@
-"""Do task prompts tell more of the answer than task heads, and pull the shared encoder less apart? GenSR's central claim (arXiv 2504.06714), on known worlds.
+"""GenSR's central claim on worlds of known information, as figures: what `python -m jobs study information` finds (arXiv 2504.06714).
 
-    python tests/benchmarks/gensr_information.py [--seeds 0 1 2] [--steps 400] [--arms gensr one_prompt twin]
+    python tests/benchmarks/gensr_information.py [--lake FOLDER] [--set study.points=ends]
 
-Trains each form (`model.pair_study`) with each seed, in one process on one thread. Writes tests/benchmarks/results/gensr_information.json: the curves, and of
-every figure the mean and what each seed gave.
+A lake that is named is kept, and a study that was cut off there goes on. Writes tests/benchmarks/results/information.json, of which readme.py makes the
+README's table, and a file per headline figure: bounds are the mean of both tasks, cosines of all of the encoder's blocks.
 """
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import torch
+from nights import HERE, REPOSITORY, commit, machine, write
 
-from model.pair_study import ARMS, Cell, run
-
-RESULT = Path(__file__).parent / "results" / "gensr_information.json"
+TASKS = ("recommend", "search")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    done: dict[str, list[tuple[dict[str, float], list[dict[str, float]]]]] = {arm: [] for arm in asked.arms}
-    for seed in asked.seeds:
-        for arm in asked.arms:
-            figures, curve = run(Cell(arm, seed, asked.steps))
-            done[arm].append((figures, curve))
-            print(arm, seed, {name: round(value, 3) for name, value in figures.items()}, flush=True)
-            arms = {name: summary(cells) for name, cells in done.items() if cells}
-            made = {"command": " ".join(["python", *sys.argv]), "steps": asked.steps, "seeds": asked.seeds, "arms": arms}
-            RESULT.write_text(json.dumps({**made, "date": datetime.now(UTC).date().isoformat()}, indent=1) + "\n", encoding="utf-8")
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--lake", type=Path)
+    options.add_argument("--set", action="append", default=[])
+    chosen = options.parse_args()
+    lake = chosen.lake or Path(tempfile.mkdtemp(prefix="information-"))
+    lake.mkdir(parents=True, exist_ok=True)
+    settings = [part for each in (f"lake.root={lake}", *chosen.set) for part in ("--set", each)]
+    command = [sys.executable, "-m", "jobs", "study", "information", *settings, "--result", str(lake / "information.json")]
+    code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+    if code:
+        return code
+    done = json.loads((lake / "information.json").read_text())
+    told = {"command": " ".join(["python tests/benchmarks/gensr_information.py", *(f"--set {each}" for each in chosen.set)])}
+    told |= {
+        "data": "simulated: model/pair_worlds.py",
+        "seeds": done["seeds"],
+        "machine": machine(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": commit(),
+    }
+    arms = {arm: {name: [round(x, 4) if x == x else None for x in value] for name, value in figures.items()} for arm, figures in done["figures"].items()}
+    (HERE / "results" / "information.json").write_text(
+        json.dumps({**told, "core_seconds": done["core_seconds"], "verdict": done["verdict"], "arms": arms}, indent=1) + "\n"
+    )
+    write([figure(arms, arm, kind) for arm in ("gensr", "twin") for kind in ("mi_bound", "gradient_cosine")], told)
+    print(done["verdict"])
+    return 0
 
 
-def summary(cells: list[tuple[dict[str, float], list[dict[str, float]]]]) -> dict[str, object]:
-    figures = {name: [round(figures[name], 4) for figures, _ in cells] for name in cells[0][0]}
-    curves = [[{name: round(value, 4) for name, value in point.items()} for point in curve] for _, curve in cells]
-    return {"mean": {name: round(float(np.mean(values)), 4) for name, values in figures.items()}, "by_seed": figures, "curves": curves}
+def figure(arms: dict[str, dict[str, list]], arm: str, kind: str) -> dict:
+    other = "twin" if arm == "gensr" else "gensr"
+    if kind == "gradient_cosine":
+        mean, low, high = arms[arm]["cosine_all"]
+        rival, unit = arms[other]["cosine_all"][0], "cosine"
+    else:
+        mean, low, high = (None if None in values else sum(values) / len(TASKS) for values in zip(*(arms[arm][f"bound.{task}"] for task in TASKS), strict=True))
+        rival, unit = sum(arms[other][f"bound.{task}"][0] for task in TASKS) / len(TASKS), "nats"
+    return {"figure": f"{arm}_{kind}", "value": mean, "unit": unit, "ci": None if low is None else [low, high], "rival": other, "rival_value": rival}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

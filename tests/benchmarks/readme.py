@@ -188,6 +188,26 @@ def gensr_plateau(path: Path) -> str:
     return "\n".join([*lines, "", f"The prior is {held['prior']:.3f}; what the world tells: {floors}."])
 
 
+def information(path: Path) -> str:
+    """One row per form: bounds and critics of both tasks, and the gradients' cosines."""
+    held = json.loads(path.read_text())
+    seeds = ", ".join(map(str, held["seeds"]))
+    lines = [
+        f"`{held['command']}` · {held['machine']} · {held['core_seconds'] / 60:.0f} core-minutes · seeds {seeds} · {held['date']} · commit {held['commit']}",
+        "",
+    ]
+    lines += ["| nats | recommend, bound | critic | search, bound | critic | gradients' cosine, first attention | all blocks |", "|---|" + "---|" * 6]
+    for arm, figures in held["arms"].items():
+        told = [figures[f"{kind}.{task}"] for task in ("recommend", "search") for kind in ("bound", "critic")]
+        cells = [
+            f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
+            for mean, low, high in [*told, figures["cosine_first"], figures["cosine_all"]]
+        ]
+        lines.append(f"| {arm.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    known = ", ".join(f"{task} {held['arms']['gensr'][f'information.{task}'][0]:.3f}" for task in ("recommend", "search"))
+    return "\n".join([*lines, "", f"What the world tells: {known}. {held['verdict']}"])
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -206,7 +226,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, decoding, gensr_plateau, faults):
+    for kind in (night, study, identifiers, dual, quality, decoding, gensr_plateau, information, faults):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:

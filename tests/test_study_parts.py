@@ -1,4 +1,4 @@
-"""Which models the study of gensar compares, and what it makes of their figures."""
+"""Which models the studies of gensar and gensr compare, and what they make of their figures."""
 
 import math
 from datetime import date
@@ -8,8 +8,9 @@ import pytest
 from jobs import study_page
 from jobs.config import load
 from jobs.errors import BadArgument
-from jobs.study import interval, run
-from jobs.study_gensar import as_stated, gains_of, variants
+from jobs.study import run
+from jobs.study_parts import as_stated, gains_of, variants
+from jobs.sweep import interval
 
 
 def test_every_part_of_gensar_is_a_value() -> None:
@@ -44,6 +45,28 @@ def test_every_part_of_gensar_is_a_value() -> None:
         variants(load(None, ["train.recipe=gensar", 'study.variants=["swimming"]']), 0)
 
 
+def test_every_part_of_gensr_is_a_value() -> None:
+    whole = load(None, ["train.recipe=gensr"])
+    asked = variants(whole, 0)
+    own = {name: {key: value for key, value in variant.gensr if value != getattr(whole.gensr, key)} for name, variant in asked.items()}
+    assert own == {
+        "model": {},
+        "without_collaborative": {"views": ("semantic",)},
+        "without_semantic": {"views": ("collaborative",)},
+        "without_filter": {"filter": "mean"},
+        "without_contrast": {"contrast": 0.0},
+        "unmatched": {"match": False},
+        "one_prompt": {"prompts": "shared"},
+        "twin": {"prompts": "shared", "answers": "per_task"},
+        "recommend_alone": {},
+        "search_alone": {},
+    }
+    assert [asked[f"{task}_alone"].train.tasks for task in ("recommend", "search")] == [("recommend",), ("search",)]
+    assert all(type(variant).model_validate(variant.model_dump()) == variant for variant in asked.values())
+    one_view = variants(load(None, ["train.recipe=gensr", 'gensr.views=["semantic"]']), 0)
+    assert not {"without_semantic", "without_collaborative"} & set(one_view)
+
+
 def figures(**reached: tuple[float | None, float | None]) -> dict:
     """Variant → NDCG@10 of recommend and search."""
     held = {
@@ -60,17 +83,18 @@ def test_gains_over_seeds_and_the_signs_stated() -> None:
         figures(model=(0.4, 0.4), without_marks=(0.1, 0.5), search_alone=(None, 0.4), semantic_only=(0.2, 0.2), bridge=(0.4, 0.1)),
     ]
     names = ["without_marks", "search_alone", "semantic_only", "bridge"]
-    gains = gains_of(per_seed, names, interval)
+    gains = gains_of(per_seed, names)
     assert gains["recommend", "without_marks"][0] == pytest.approx(2.0) and gains["search", "without_marks"][0] == pytest.approx(-0.2)
     assert ("recommend", "search_alone") not in gains and gains["search", "search_alone"][0] == pytest.approx(0.5)
     assert not math.isnan(gains["recommend", "without_marks"][1])
     assert as_stated(gains) == (4, 5)  # search without marks is better; bridge is no ablation
     reached = {(task, name): interval(f[task, "all", name, "ndcg", 10][0] for f in per_seed if (task, "all", name, "ndcg", 10) in f)
                for name in ("model", *names) for task in ("recommend", "search") if (task, name) != ("recommend", "search_alone")}  # fmt: skip
-    page = study_page.gensar(date(2026, 11, 21), reached, gains, 2, (4, 5))
+    page = study_page.parts(date(2026, 11, 21), "gensar", reached, gains, 2, (4, 5))
     assert "4 of 5 signs" in page and "without marks" in page and "whole 0.300, 0.400" in page and "–" in page
 
 
-def test_it_takes_gensar_apart_and_nothing_else() -> None:
-    with pytest.raises(BadArgument, match=r"found train\.recipe = 'bridge'"):
-        run(load(), date(2026, 11, 21), "r", "gensar")
+def test_it_takes_its_recipe_apart_and_nothing_else() -> None:
+    for subject in ("gensar", "gensr"):
+        with pytest.raises(BadArgument, match=rf"study {subject} takes {subject} apart: found train\.recipe = 'bridge'"):
+            run(load(), date(2026, 11, 21), "r", subject)
