@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import median
 
 from jobs.tables import describe
 
@@ -208,6 +209,20 @@ def information(path: Path) -> str:
     return "\n".join([*lines, "", f"What the world tells: {known}. {held['verdict']}"])
 
 
+def catalogue(path: Path) -> str:
+    """Trie, mask and codes: ours, the rival's, and what else was measured; medians."""
+    held = json.loads(path.read_text())
+    trie, mask, codes = held["trie"], held["mask_of_10_million"], held["codes"]
+    rows = [
+        ("trie of 1,000,000 items, s", median(trie["seconds"]), f"dict of prefixes: {median(trie['dict_seconds']):.2f}", f"{trie['megabytes']:.1f} MB"),
+        ("mask of who is available, 10,000,000 items, s", median(mask["seconds"]), "–", ""),
+        ("codes of 50,000 × 768, 4 levels of 256, s", median(codes["seconds"]), f"faiss: {median(codes['faiss_seconds']):.2f}",
+         f"left over {100 * codes['unexplained']:.1f} % of the variance; faiss {100 * codes['faiss_unexplained']:.1f} %"),
+    ]  # fmt: skip
+    lines = [f"`{held['command']}` · {held['machine']} · {held['date']} · commit {held['commit']}", "", "| | tandem | rival | |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {what} | {value:.2f} | {rival} | {more} |" for what, value, rival, more in rows)])
+
+
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -226,7 +241,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, decoding, gensr_plateau, information, faults):
+    for kind in (night, study, identifiers, dual, quality, decoding, gensr_plateau, information, catalogue, faults):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:
