@@ -124,6 +124,8 @@ def nominate(spark: SparkSession, config: Config, day: date, run_id: str, model_
         model = row_of(spark, config, model_version)
         mine = version_of(registry, config, model)
         held = named(registry, config).get("candidate")
+        if held == str(mine.version):
+            return
         if held is None or registry.get_model_version(name, held).tags.get("ds", "") <= str(model.ds):
             registry.set_registered_model_alias(name, "candidate", mine.version)
 
@@ -138,7 +140,9 @@ def promote(spark: SparkSession, config: Config, day: date, run_id: str, model_v
         name = config.registry.name
         mine = version_of(registry, config, row_of(spark, config, model_version))
         now = named(registry, config).get("champion")
-        if now not in (seen.get("champion"), str(mine.version)):
+        if now == str(mine.version):
+            return
+        if now != seen.get("champion"):
             raise Transient(f"registry: champion names version {now} and not {seen.get('champion')} any more: not moved to {model_version}; retry")
         registry.set_registered_model_alias(name, "champion", mine.version)
 
