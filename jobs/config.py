@@ -29,6 +29,7 @@ from jobs.sections import (
     Lake,
     Maintain,
     Recommend,
+    Registry,
     Release,
     Search,
     Section,
@@ -58,6 +59,7 @@ class Config(Section):
     search: Search = Search()
     suggest: Suggest = Suggest()
     release: Release = Release()
+    registry: Registry = Registry()
     maintain: Maintain = Maintain()
     study: Study = Study()
     spark: SparkSettings = SparkSettings()

@@ -27,7 +27,7 @@ from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.errors import BadData, MissingInput
 from jobs.recommend import MAX_POISONED_SHARE, answer, artifact_path, no_history, on_workers, shelf, spread
-from jobs.registry import candidate, champion, set_status
+from jobs.registry import candidate, champion, intact, set_status
 from jobs.sections import Gate
 from jobs.spark import path_of, read, replace, schema, session
 from jobs.tables import CORPORA, ITEMS, METRICS, MODELS
@@ -280,7 +280,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
     if model is None:
         raise MissingInput(f"no model of {day} in models (at {path_of(config, MODELS)}); run first, for that day: train")
     rival = champion(spark, config, day, other_than=model.model_version)
-    models = {"model": model} | ({"served": rival} if rival else {})
+    models = {"model": intact(config, model)} | ({"served": intact(config, rival)} if rival else {})
     log.info("evaluate: model %s, served model %s", model.model_version, rival.model_version if rival else "none")
     figures, checks, methods = measure(spark, config, day, models)
     log.info("evaluate: %s, whole catalogue\n%s", day, table(figures, methods))

@@ -130,6 +130,7 @@ def gain_chart(task: str, gains: dict[str, Any]) -> str:
             axes.plot([g.ci_low, g.ci_high], [y, y], color=INK, linewidth=1.5)
     axes.set_yticks(range(len(names)), [f"over {name}" for name in names])
     axes.axvline(0, color=INK, linewidth=1)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(f"gain in NDCG@{K}, with 95 % interval")
     told = "; ".join(f"over {m} {gains[m].value:+.4f} ({number(gains[m].ci_low)} to {number(gains[m].ci_high)})" for m in reversed(names))
     return svg(figure, f"Gain of the model in NDCG@{K}, {task}: {told}")
@@ -163,19 +164,42 @@ def nights(rows: list[Any]) -> str:
         rivals = [row for row in mine if row.method != "model"]
         last = max((row.ds for row in rivals), default=None)
         best = max((row for row in rivals if row.ds == last), key=lambda row: row.value, default=None)
-        figure, axes = canvas(2.2)
-        for method, color, line in (("model", MODEL, "-"), (best.method if best else "", RIVAL, "--")):
-            series = [(row.ds, row.value) for row in mine if row.method == method]
-            if series:
-                axes.plot(*zip(*series, strict=True), color=color, linestyle=line, marker="o", markersize=3, label=method)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(f"NDCG@{K}")
-        axes.legend(frameon=False)
-        axes.xaxis.set_major_formatter(DateFormatter("%m-%d"))
-        axes.xaxis.set_major_locator(AutoDateLocator(maxticks=7))
+        shown = {method: [(row.ds, row.value) for row in mine if row.method == method] for method in ("model", best.method if best else "")}
         told = "; ".join(f"{row.ds} {row.value:.4f}" for row in mine if row.method == "model")
-        parts.append(f"<h3>{escape(task)}</h3>{svg(figure, f'NDCG@{K} of the model by night, {task}: {told}')}")
+        parts.append(f"<h3>{escape(task)}</h3>{by_day(shown, f'NDCG@{K}', f'NDCG@{K} of the model by night, {task}: {told}')}")
     return f"<h2>The last nights</h2><div class=two>{''.join(f'<div>{part}</div>' for part in parts)}</div>"
+
+
+def drift(chosen: list[Any], there: list[Any]) -> str:
+    """Lines over the last days: of what people chose, how much the week before knew (day, surface, kept); of the catalogue, how much was
+    replaced (ds, available, new, gone)."""
+    parts = []
+    if len({row.day for row in chosen}) > 1:
+        shown = {name: [(row.day, row.kept) for row in chosen if row.surface == name] for name in sorted({row.surface for row in chosen})}
+        told = "; ".join(f"{name} {series[0][1]:.3f} on {series[0][0]}, {series[-1][1]:.3f} on {series[-1][0]}" for name, series in shown.items())
+        what = "Share of actions on the items that were the top tenth of the week before"
+        parts.append(f'<h3>Popularity</h3><p class="quiet">{what}.</p>{by_day(shown, "share of actions", f"{what}: {told}")}')
+    if len(there) > 1:
+        shown = {name: [(row.ds, getattr(row, name)) for row in there if getattr(row, name) is not None] for name in ("new", "gone")}
+        told = f"{there[0].available:,} items on {there[0].ds}, {there[-1].available:,} on {there[-1].ds}"
+        what = "Items that came and that went since the day before, as a share of the catalogue"
+        total = "; ".join(f"{name} at most {max(value for _, value in series):.3f}" for name, series in shown.items())
+        parts.append(f'<h3>Catalogue</h3><p class="quiet">{what}; {told}.</p>{by_day(shown, "share of items", f"{what}: {total}; {told}")}')
+    return f"<h2>Drift</h2><div class=two>{''.join(f'<div>{part}</div>' for part in parts)}</div>" if parts else ""
+
+
+def by_day(shown: dict[str, list[tuple[date, float]]], unit: str, label: str) -> str:
+    """Two named lines over days."""
+    figure, axes = canvas(2.2)
+    for (name, series), color, line in zip(shown.items(), (MODEL, RIVAL), ("-", "--"), strict=False):
+        if series:
+            axes.plot(*zip(*series, strict=True), color=color, linestyle=line, marker="o", markersize=3, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(unit)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the lines, whatever they do
+    axes.xaxis.set_major_formatter(DateFormatter("%m-%d"))
+    axes.xaxis.set_major_locator(AutoDateLocator(maxticks=7))
+    return svg(figure, label)
 
 
 def slices(figures: Quality) -> str:

@@ -21,7 +21,7 @@ from jobs.build_corpora import latest_histories
 from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.errors import MissingInput
-from jobs.registry import champion
+from jobs.registry import champion, intact
 from jobs.sections import Recommend, Search
 from jobs.spark import path_of, read, replace, session, versions
 from jobs.tables import ACTION, EVENTS, ITEMS, MODELS, STAGED_RECOMMENDATIONS, Table
@@ -102,7 +102,7 @@ def spread(spark: SparkSession, requests: DataFrame, count: int) -> DataFrame:
 
 
 def serving(spark: SparkSession, config: Config, day: date, task: str) -> Row:
-    """The newest passed model up to the day, which must know the task; MissingInput where there is none."""
+    """The newest passed model up to the day, which must know the task; MissingInput where there is none, BadData where its artifact was changed."""
     model = champion(spark, config, day)
     if model is None:
         raise MissingInput(f"no passed model up to {day} in models (at {path_of(config, MODELS)}); run first, for a day up to it: train, evaluate")
@@ -112,7 +112,7 @@ def serving(spark: SparkSession, config: Config, day: date, task: str) -> Row:
             f"model {model.model_version} was trained on {', '.join(known)}, not on {task} (train.tasks now: {', '.join(config.train.tasks)}); "
             "run train and evaluate"
         )
-    return model
+    return intact(config, model)
 
 
 def artifact_path(config: Config, model: Row) -> str:

@@ -1,12 +1,15 @@
 """Which model: the day's candidate, and the newest passed one.     Reads and writes models (one row per model_version)."""
 
+import hashlib
 from datetime import date
+from pathlib import Path
 
 from delta import DeltaTable
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.config import Config
+from jobs.errors import BadData
 from jobs.spark import WRITTEN, conflict_is_transient, conform, create, exists, path_of, read
 from jobs.tables import MODELS
 
@@ -47,3 +50,13 @@ def champion(spark: SparkSession, config: Config, day: date, other_than: str | N
         return None
     passed = read(spark, config, MODELS, until=day).where((F.col("status") == "passed") & (F.col("model_version") != F.lit(other_than or "")))
     return passed.orderBy(F.desc("ds"), F.desc("trained_at")).first()
+
+
+def intact(config: Config, model: Row) -> Row:
+    """The model, once its manifest is the one that was registered: the manifest holds the hash of every other file, which `model.artifact.load`
+    compares. Raises BadData."""
+    manifest = Path(config.lake.root, model.artifact, "manifest.json")
+    found = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "no file"
+    if found != model.artifact_hash:
+        raise BadData(f"{manifest} has hash {found}, models says {model.artifact_hash}: the artifact of {model.model_version} is damaged or was changed")
+    return model

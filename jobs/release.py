@@ -21,6 +21,7 @@ from delta import DeltaTable
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from jobs import mirror
 from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.errors import MissingInput, Transient
@@ -63,6 +64,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
     pinned = versions(spark, config, INPUTS)
     rows = releases(spark, config)
     before = served_of(rows)
+    seen = mirror.aliases(config)
     names = [name for name in STAGED_OF if name != QUERY_SUGGESTIONS.name or config.suggest.k]
     staged = {name: staged_rows(spark, config, name, day, pinned) for name in names}
     items = read(spark, config, ITEMS, at=day, version=pinned.get(ITEMS.name))
@@ -82,9 +84,11 @@ def run(config: Config, day: date, run_id: str) -> dict:
     status = "backfilled" if before and day < before.ds else "released"
     last = next((row for row in rows if row.ds == day), None)
     known = last is not None and json.loads(last.output_versions) == outputs
+    model_version = next(f["model"] for f in found.values() if f["rows"])
     if not (written == 0 and known and (status == "backfilled" or last.released_at == before.released_at)):
-        model_version = next(f["model"] for f in found.values() if f["rows"])
         point(spark, config, (day, run_id, model_version, status, outputs, pinned, counts, config.hash(), CODE_VERSION), run_id, before)
+    if status == "released":
+        mirror.promote(spark, config, day, run_id, model_version, seen)
     return {"status": status, "rows": {name: count["rows"] for name, count in counts.items()}, "written": written}
 
 

@@ -3,8 +3,8 @@
 Reads checks, metrics, models, quarantine, releases, the served results of a few requests, items. Writes `<lake.root>/reports/<ds>.html`, and
 `latest.html` where no newer day is served. One file, no request to anywhere, readable on a phone. Judges nothing: what failed is in `checks`.
 
-Every read is bounded: aggregates of a day or of thirty, one model's row, five users and five queries. User ids become short hashes.
-How it looks is in `jobs.page`.
+Every read is bounded: aggregates of a day or of thirty (and of the week before them), one model's row, five users and five queries. User ids
+become short hashes. How it looks is in `jobs.page`, how the world has moved in `jobs.drift`.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import page
+from jobs import drift, page
 from jobs.config import Config
 from jobs.errors import MissingInput
 from jobs.registry import candidate
@@ -47,6 +47,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
         page.quality(quality),
         page.curve(json.loads(model.curve)) if model else "",
         page.nights(past(spark, config, day)),
+        page.drift(*moved(spark, config, day)),
         page.slices(quality),
         page.quarantine(quarantined(spark, config, day)),
         page.examples(examples(spark, config, release)) if release else "",
@@ -79,6 +80,15 @@ def past(spark: SparkSession, config: Config, day: date) -> list[Row]:
     recent = F.col("ds").between(F.lit(day - timedelta(days=DAYS - 1)), F.lit(day))
     chosen = recent & (F.col("slice") == "all") & (F.col("metric") == "ndcg") & (F.col("k") == page.K) & (F.col("method") != "served")
     return sorted(gather(spark, config, METRICS, chosen), key=lambda row: (row.task, row.method, row.ds))
+
+
+def moved(spark: SparkSession, config: Config, day: date) -> tuple[list[Row], list[Row]]:
+    """The rows of `drift.popularity` and of `drift.catalogue` over the last days; none before the first ingest."""
+    if not (exists(spark, config, EVENTS) and exists(spark, config, ITEMS)):
+        return [], []
+    recent = F.col("ds").between(F.lit(day - timedelta(days=DAYS - 1)), F.lit(day))
+    popularity = drift.popularity(read(spark, config, EVENTS, until=day), day, DAYS)
+    return popularity.collect(), drift.catalogue(read(spark, config, ITEMS).where(recent)).collect()
 
 
 def quarantined(spark: SparkSession, config: Config, day: date) -> list[Row]:

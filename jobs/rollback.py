@@ -16,6 +16,7 @@ from datetime import date
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from jobs import mirror
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.release import point, releases
@@ -42,9 +43,11 @@ def run(config: Config, day: date, run_id: str) -> dict:
     if target is None:
         raise MissingInput(f"the served release of {now.ds} is the oldest one: there is none to roll back to")
     verify(spark, config, target)
+    seen = mirror.aliases(config)
     outputs, inputs, counts = (json.loads(target[name]) for name in ("output_versions", "input_versions", "counts"))
     row = (target.ds, target.run_id, target.model_version, "rollback", outputs, inputs, counts, target.config_hash, target.code_version)
     point(spark, config, row, run_id, now)
+    mirror.promote(spark, config, day, run_id, target.model_version, seen)
     log.info("rollback: left %s, serving %s", now.ds, target.ds)
     return {"left": str(now.ds), "served": str(target.ds), "run_id": target.run_id}
 

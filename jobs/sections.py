@@ -291,6 +291,14 @@ class Release(Section):
     max_changed_share: float = Field(default=0.95, ge=0, le=1, description="share of requests whose first item differs from the served one")
 
 
+class Registry(Section):
+    uri: Annotated[PathText | None, BeforeValidator(none_by_name)] = Field(
+        default="sqlite:///{root}/mlflow.db",
+        description='MLflow registry that mirrors the models: sqlite, http(s), databricks, …; {root} is lake.root on a local disk; "none" keeps none',
+    )
+    name: str = Field(default="tandem", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="the registered model's name there; one per lake")
+
+
 class Maintain(Section):
     keep_days: int = Field(default=30, ge=7, description="every table's versions, and so every release, can be read and rolled back to for this long")
 

@@ -35,7 +35,10 @@ WRITTEN: set[str] = set()
 
 
 def session(config: Config) -> SparkSession:
-    """The running session, or a new one: embedded unless `spark.master` or spark-submit says otherwise."""
+    """The running session, or a new one: embedded unless `spark.master` or spark-submit says otherwise.
+
+    Under spark-submit the driver's JVM runs before this does: its master, memory, Java options and jars are what spark-submit was told.
+    """
     running = SparkSession.getActiveSession()
     if running is not None:
         return running
@@ -43,6 +46,8 @@ def session(config: Config) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     cores = os.cpu_count() or 1
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # how spark-submit tells the Python it starts where its JVM listens
+    master = config.spark.master or (None if submitted else "local[*]")
     builder = (
         SparkSession.builder.appName("tandem")
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
@@ -62,14 +67,17 @@ def session(config: Config) -> SparkSession:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
-    if config.spark.master or "SPARK_SUBMIT_OPTS" not in os.environ:
-        builder = builder.master(config.spark.master or "local[*]")
-    if (config.spark.master or "local").startswith("local"):
+    if master:
+        builder = builder.master(master)
+    if master and master.startswith("local"):
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+    if not submitted:
+        builder = builder.config("spark.executor.extraJavaOptions", "-Duser.timezone=UTC -Xss8m")  # of a cluster named by spark.master
     for key, value in config.spark.conf.items():
         builder = builder.config(key, value)
-    jars = delta_jars()
-    builder = builder.config("spark.jars", ",".join(jars)) if jars else configure_spark_with_delta_pip(builder)
+    if not submitted:
+        jars = delta_jars()
+        builder = builder.config("spark.jars", ",".join(jars)) if jars else configure_spark_with_delta_pip(builder)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark

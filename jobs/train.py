@@ -19,7 +19,7 @@ from typing import Any
 
 from pyspark.sql import Row, SparkSession
 
-from jobs import registry
+from jobs import mirror, registry
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
 from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions, written_up_to
@@ -47,6 +47,8 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
     if parent is not None and not fits(parent, config):
         log.info("%s has another shape: training from scratch", parent["model_version"])
         parent = None
+    if parent is not None:
+        registry.intact(config, parent)
     written = {table.name: written_up_to(spark, config, table, day) for table in INPUTS}
     first = first_stage(config, day, pinned, written) if RECIPES[config.train.recipe].second_stage else None
     spec = specification(config, day, pinned, written, parent["artifact"] if parent else None, candidates=first)
@@ -55,9 +57,9 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
         log.info("%s is there already: not trained again", spec["model_version"])
     else:
         launch(config, spec)
-    if there and registry.known(spark, config, spec["model_version"]):
-        return {"model_version": spec["model_version"], "trained": False}
-    save(spark, config, day, spec, parent["model_version"] if parent else None, run_id)
+    if not (there and registry.known(spark, config, spec["model_version"])):
+        save(spark, config, day, spec, parent["model_version"] if parent else None, run_id)
+    mirror.nominate(spark, config, day, run_id, spec["model_version"])
     return {"model_version": spec["model_version"], "trained": not there}
 
 
@@ -176,7 +178,7 @@ def save(spark: SparkSession, config: Config, day: date, spec: dict[str, Any], p
         "artifact_hash": hashlib.sha256((output / "manifest.json").read_bytes()).hexdigest(),
         "input_versions": json.dumps({name: version for name, (_, version) in spec["tables"].items()}),
         "config_hash": config.hash(*SHAPING),
-        "config": config.model_dump_json(exclude={"spark": {"conf"}}),  # which may hold an object store's keys
+        "config": config.model_dump_json(exclude={"spark": {"conf"}, "registry": {"uri"}}),  # which may hold keys and passwords
         "code_version": CODE_VERSION,
         "parent": parent,
         "curve": (output / "curve.json").read_text(encoding="utf-8").strip(),

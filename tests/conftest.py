@@ -41,4 +41,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["pyspark.sql.Spa
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return load(None, [f"lake.root={tmp_path / 'lake'}", f"simulate.path={tmp_path / 'warehouse'}", "spark.shuffle_partitions=2", "spark.master=local[2]"])
+    """Without the registry's mirror: its database takes seconds to make, and the tests of it ask for one."""
+    places = [f"lake.root={tmp_path / 'lake'}", f"simulate.path={tmp_path / 'warehouse'}", "registry.uri=none"]
+    return load(None, [*places, "spark.shuffle_partitions=2", "spark.master=local[2]"])

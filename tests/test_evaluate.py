@@ -259,7 +259,7 @@ def test_nothing_to_judge_on_and_nothing_to_serve(spark, config) -> None:
     later = DAY + timedelta(days=3)
     write_world(spark, config, target="item03")
     write_model(spark, config, "m1", DAY, 1)
-    tiny.register(spark, config, "m2", later)
+    write_model(spark, config, "m2", later, 1)
     with pytest.raises(BadData, match="no test examples of recommend, search for 2026-02-03"):
         evaluate.run(config, later, "r")
     with pytest.raises(BadData, match=r"m1 failed the gate and there is no other to serve: .*against_popularity"):

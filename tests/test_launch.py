@@ -62,9 +62,10 @@ def test_no_trainer_outlives_a_killed_launcher(config: Config) -> None:
 
 @pytest.mark.fault("R50")
 def test_no_key_of_an_object_store_is_stored_with_a_model(spark: SparkSession, config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    """Keys may stand below `spark.conf`; the models table keeps the rest of the configuration, and no log line tells them."""
+    """Keys may stand below `spark.conf`, a password in `registry.uri`; the models table keeps the rest of the configuration, and no log line tells them."""
     key = "s3cr3t-canary-0123"
-    hiding = load(None, [f"lake.root={config.lake.root}", f"spark.conf={{'fs.s3a.secret.key' = '{key}'}}"])
+    mirror = f"registry.uri=postgresql://tandem:{key}@registry/mlflow"
+    hiding = load(None, [f"lake.root={config.lake.root}", f"spark.conf={{'fs.s3a.secret.key' = '{key}'}}", mirror])
     spec = specification(hiding, DAY, PINNED, PINNED, None)
     output = Path(spec["output"])
     output.mkdir(parents=True)

@@ -71,19 +71,24 @@ def test_every_declared_dependency_is_locked() -> None:
     assert names - set(lock()) == set()
 
 
-def test_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this checkout, built in the folder without an index and without leaving anything in the checkout."""
+    source = folder / "source"
     for path in [ROOT / "pyproject.toml", ROOT / "README.md", *(p for name in PACKAGES for p in (ROOT / name).glob("*.py"))]:
         if path.exists():
             target = source / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
     (source / "README.md").touch()  # the wheel needs one
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
-    built = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("tandem-*.whl")
-    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    (wheel,) = folder.glob("tandem-*.whl")
+    return wheel
+
+
+def test_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> None:
+    files = {name for name in zipfile.ZipFile(build_wheel(tmp_path)).namelist() if ".dist-info/" not in name}
     assert files == {str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).glob("*.py")}
 
 

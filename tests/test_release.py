@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from deltalake import DeltaTable
+from mlflow import MlflowClient
 
-from jobs import registry, release, rollback
+from jobs import mirror, registry, release, rollback
 from jobs.config import load
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
 from jobs.spark import create, path_of, read, schema
@@ -42,9 +43,9 @@ def prepare(spark, config, status="passed"):
     write(spark, config, MODELS, [("m1", "bridge", "artifacts/m1", "h", "{}", "h", "{}", "0", None, "[]", status, "r", NOW, D1)])
 
 
-def stage(spark, config, day, answers, queries=None):
+def stage(spark, config, day, answers, queries=None, model="m1"):
     """Stage lists of items per user, and per query."""
-    rows = [recommendation(day, user, rank, item) for user, ranked in answers.items() for rank, item in enumerate(ranked, 1)]
+    rows = [recommendation(day, user, rank, item, model=model) for user, ranked in answers.items() for rank, item in enumerate(ranked, 1)]
     write(spark, config, STAGED_RECOMMENDATIONS, rows, f"ds = '{day}'")
     if queries:
         rows = [result(day, query, None, rank, item) for query, ranked in queries.items() for rank, item in enumerate(ranked, 1)]
@@ -59,6 +60,11 @@ def served_items(spark, config):
         for frame in [release.wide(release.latest(spark, config, table))]
         for row in frame.collect()
     }
+
+
+def champion(config):
+    """What people's tools take for the served model."""
+    return MlflowClient(mirror.address(config)).get_model_version_by_alias("tandem", "champion").tags["model_version"]
 
 
 def published_versions(config):
@@ -137,6 +143,7 @@ def test_life_of_a_lake(spark, tmp_path):
     with pytest.raises(MissingInput, match="nothing was released"):
         release.latest(spark, config, RECOMMENDATIONS)
     prepare(spark, config)
+    write(spark, config, MODELS, [("m2", "bridge", "artifacts/m2", "h", "{}", "h", "{}", "0", None, "[]", "passed", "r", NOW, D2)])
     first = {"u1": ["i1", "i2"], "u2": ["i3"]}
     stage(spark, config, D1, first, {"red shoe": ["i4", "i5"]})
     done = release.run(config, D1, "night1")
@@ -149,11 +156,11 @@ def test_life_of_a_lake(spark, tmp_path):
 
     # R13: killed between the two publishes, readers still see the first release; a rerun completes. No query was answered.
     second = {"u1": ["i5"], "u2": ["i6"], "u3": ["i7"]}
-    stage(spark, config, D2, second)
+    stage(spark, config, D2, second, model="m2")
     release.publish(spark, config, RECOMMENDATIONS, D2, read(spark, config, STAGED_RECOMMENDATIONS, at=D2), "killed")
-    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]}
+    assert served_items(spark, config) == first | {"red shoe": ["i4", "i5"]} and champion(config) == "m1"
     assert release.run(config, D2, "night2")["rows"] == {"recommendations": 3, "search_results": 0}
-    assert served_items(spark, config) == second
+    assert served_items(spark, config) == second and champion(config) == "m2"
 
     # A refused audit publishes nothing, tells why, and the day before is still served.
     stage(spark, config, D3, {"u1": ["i9"]}, {"red shoe": ["nowhere"]})
@@ -164,11 +171,11 @@ def test_life_of_a_lake(spark, tmp_path):
     assert read(spark, config, CHECKS, at=D3).where("severity = 'fail' AND NOT passed").count() == 2
 
     # The same day released anew is served; an older day is published, but not served.
-    stage(spark, config, D2, {"u1": ["i8"], "u2": ["i6"]})
+    stage(spark, config, D2, {"u1": ["i8"], "u2": ["i6"]}, model="m2")
     release.run(config, D2, "night2-mended")
     stage(spark, config, D1, {"u1": ["i2"]})
     assert release.run(config, D1, "backfill")["status"] == "backfilled"
-    assert served_items(spark, config) == {"u1": ["i8"], "u2": ["i6"]}
+    assert served_items(spark, config) == {"u1": ["i8"], "u2": ["i6"]} and champion(config) == "m2"
     assert read(spark, config, RECOMMENDATIONS, at=D1).count() == 1
     rows = release.releases(spark, config)
     assert [(row.run_id, row.status) for row in reversed(rows)] == [
@@ -180,8 +187,8 @@ def test_life_of_a_lake(spark, tmp_path):
     with pytest.raises(BadArgument, match="served release is of 2026-11-18"):
         rollback.run(config, D1, "wrong")
     assert rollback.run(config, D2, "back") == {"left": "2026-11-18", "served": "2026-11-18", "run_id": "night2"}
-    assert served_items(spark, config) == second
-    assert rollback.run(config, D2, "back2")["run_id"] == "backfill"
+    assert served_items(spark, config) == second and champion(config) == "m2"
+    assert rollback.run(config, D2, "back2")["run_id"] == "backfill" and champion(config) == "m1"
     with pytest.raises(MissingInput, match="cannot be read any more"):
         vacuum(spark, config, RECOMMENDATIONS)
         rollback.run(config, D1, "back3")  # to night1, whose rows no later version holds

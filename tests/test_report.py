@@ -16,6 +16,7 @@ from jobs.tables import CHECKS, EVENTS, ITEMS, METRICS, MODELS, QUARANTINE, RECO
 
 D = date(2026, 11, 19)
 NOW = datetime(2026, 11, 20, 1, 2, tzinfo=UTC)
+NEITHER = {"new": None, "gone": None}  # the first day of a catalogue
 NASTY = """<script>alert("x")</script>&'"""
 
 
@@ -84,6 +85,10 @@ def every_part():
         page.served(release, SimpleNamespace(model_version=NASTY, status="failed")),
         page.quality(quality()),
         page.curve(curve),
+        page.drift(
+            [SimpleNamespace(day=D - timedelta(days=i), surface=s, kept=0.5) for s in ("recommendation", "search") for i in (1, 0)],
+            [SimpleNamespace(ds=D - timedelta(days=i), available=9, **share) for i, share in ((1, NEITHER), (0, {"new": 0.1, "gone": 0.0}))],
+        ),
         page.nights([figure(m, "ndcg", 0.2, day=D - timedelta(days=i)) for m in ("model", "itemknn") for i in range(3)]),
         page.slices(quality()),
         page.quarantine([SimpleNamespace(source="searches", reason=NASTY, rows=3)]),
@@ -100,7 +105,7 @@ def test_the_page_is_self_contained_escaped_and_repeatable():
     assert not re.search(r"url\((?!#)|@import", text)
     assert ("meta", "name", "viewport") in seen.attributes
     drawings = seen.tags.count("svg")
-    assert drawings == 3  # gains, curve, nights
+    assert drawings == 5  # gains, curve, drift of popularity and of the catalogue, nights
     labels = [value for tag, name, value in seen.attributes if (tag, name) == ("svg", "aria-label")]
     assert len(labels) == drawings and all(label for label in labels)
     assert text == page.whole(D, every_part())
@@ -119,14 +124,21 @@ def test_what_failed_stands_first_and_better_rivals_are_not_hidden():
 
 def test_little_is_known():
     """A first night that failed early still has a page."""
-    parts = [page.quality({}), page.curve([]), page.nights([]), page.slices({}), page.quarantine([]), page.examples({"users": [], "queries": []})]
+    parts = [
+        page.quality({}),
+        page.curve([]),
+        page.nights([]),
+        page.drift([], []),
+        page.slices({}),
+        page.quarantine([]),
+        page.examples({"users": [], "queries": []}),
+    ]
     assert "No figures" in "".join(Seen(page.whole(D, parts)).words)
 
 
 def fill(spark, config):
     def write(table, rows):
-        create(spark, config, table)
-        spark.createDataFrame(rows, schema(table)).coalesce(1).write.format("delta").mode("append").save(path_of(config, table))
+        add(spark, config, table, rows)
 
     write(ITEMS, [(f"i{i}", f"Title {i}", "", [], True, D) for i in range(3)] + [("bad", NASTY, "", [], True, D)])
     acts = [
@@ -144,6 +156,11 @@ def fill(spark, config):
     write(METRICS, [(D, "m1", "model", "recommend", "all", m, 10, 0.25, 0.2, 0.3, 50, "r") for m in ("ndcg", "recall", "mrr")])
     write(QUARANTINE, [(D, "searches", "duplicate", "{}", "h", "r")] * 3)
     write(CHECKS, [(D, "ingest", "share", "warn", 0.02, 0.01, False, "r"), (D, "release", "x", "info", 1.0, None, True, "r")])
+
+
+def add(spark, config, table, rows):
+    create(spark, config, table)
+    spark.createDataFrame(rows, schema(table)).coalesce(1).write.format("delta").mode("append").save(path_of(config, table))
 
 
 def test_run_writes_what_the_lake_holds(spark, config):

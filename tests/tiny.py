@@ -1,5 +1,6 @@
 """A model small enough to make in a second: random weights, real files. What it answers means nothing; that it keeps its promises does."""
 
+import hashlib
 import json
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -40,5 +41,7 @@ def register(spark: Any, config: Config, version: str, day: date, status: str = 
     from jobs.tables import MODELS
 
     when = datetime.combine(day, datetime.min.time(), UTC)
-    values = ["bridge", f"artifacts/{version}", "hash", "{}", "hash", json.dumps(config.model_dump(mode="json")), "0", None, "[]", status, "r", when, day]
+    manifest = Path(config.lake.root, "artifacts", version, "manifest.json")
+    held = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "no artifact"
+    values = ["bridge", f"artifacts/{version}", held, "{}", "hash", json.dumps(config.model_dump(mode="json")), "0", None, "[]", status, "r", when, day]
     save(spark, config, spark.createDataFrame([(version, *values)], schema(MODELS)))
