@@ -287,7 +287,7 @@ def main() -> int:
         return 0
     written = {
         "data": name,
-        "command": f"python tests/benchmarks/quality.py {name}" + "".join(f" --set {each}" for each in chosen.set),
+        "command": " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *map(str, chosen.seeds), *(f"--set {each}" for each in chosen.set)]),
         "seeds": chosen.seeds,
         "machine": machine(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
