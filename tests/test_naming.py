@@ -170,7 +170,7 @@ def test_dual_sides_say_what_their_vectors_say() -> None:
         "text": (rng.normal(size=(4, 6))[text] + 0.05 * rng.normal(size=(240, 6))).astype(np.float32),
         "behaviour": (rng.normal(size=(4, 4))[behaviour] + 0.05 * rng.normal(size=(240, 4))).astype(np.float32),
     }
-    held = dual(0, vectors, epochs=1000)
+    held = dual(0, vectors, epochs=2000)  # at 1,000 rounding alone decides whether a side is told: .04 to .54 unexplained
     assert all(0 < lost < 0.4 for lost in held.settings["unexplained"].values()), held.settings["unexplained"]
     mixed = rng.permutation(240)
     again = naming.unexplained(held, vectors["text"][mixed], vectors["behaviour"][mixed])
