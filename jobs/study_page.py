@@ -234,8 +234,8 @@ def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, 
     heads = [f"{task}, {kind}" for task in ("recommend", "search") for kind in ("bound", "critic")]
     made.append(table(["nats of information on the answer", *heads, "gradients' cosine, first attention", "all blocks"], rows))
     for figure, axis in (
-        ("valid_recommend", "cross-entropy of recommend, nats"),
-        ("valid_search", "cross-entropy of search, nats"),
+        ("valid_recommend", "recommend: loss, nats"),
+        ("valid_search", "search: loss, nats"),
         ("cosine_all", "gradients' cosine"),
     ):
         made.append(along(found, figure, axis))
