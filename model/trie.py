@@ -36,7 +36,7 @@ class Trie:
 
 
 def keys(codes: np.ndarray) -> np.ndarray:
-    """int64 [items], in the order of the codes read from the left: one number to sort by is ten times as fast as a column after the other."""
+    """int64 [items], in the order of the codes read from the left: one number to sort by took .2 s for a million, columns one after the other .5."""
     key, ceiling = np.zeros(len(codes), np.int64), 1
     for column in codes.T:
         column = column - column.min(initial=0)

@@ -292,7 +292,7 @@ def main() -> int:
     for shape in chosen.shapes:
         found = race(shape, chosen.rounds, chosen.seconds)
         common = {
-            "command": f"python tests/benchmarks/decode.py {shape}",
+            "command": f"python tests/benchmarks/decode.py {shape} --rounds {chosen.rounds} --seconds {chosen.seconds:g}",
             "data": f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights",
             "seeds": [0],
             "machine": f"{machine()}, torch {version('torch')}, transformers {version('transformers')}, 1 thread",
