@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -32,6 +33,8 @@ CODE_VERSION = distribution_version("tandem")
 # What the running step has read (table → versions) and written, for its row of `lineage`.
 READ: dict[str, set[int]] = {}
 WRITTEN: set[str] = set()
+# A table's first commit takes a second; a log without one that is older than this was left by a killed creator.
+CREATING_SECONDS = 60
 
 
 def session(config: Config) -> SparkSession:
@@ -160,6 +163,7 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
             told = "; ".join(f"{name}: expected {declared.get(name, 'no such column')}, found {found.get(name, 'no such column')}" for name in wrong)
             raise BadData(f"table {table.name} at {path} has another schema than declared: {told}")
         return
+    clear_abandoned(spark, table, path)
     # Delta's builder reads a location that begins with a dot as a name, not as a path: make a local one absolute.
     location = path if "://" in path else os.path.abspath(path)
     builder = DeltaTable.createIfNotExists(spark).location(location).comment(f"One row per {table.grain}. Written by {table.written_by}.")
@@ -175,6 +179,24 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
         builder = builder.property(f"delta.constraints.{table.name}_{name}", condition)
     with conflict_is_transient(path):
         builder.execute()
+
+
+def clear_abandoned(spark: SparkSession, table: Table, path: str) -> None:
+    """Make way for a table whose creator was killed before its first commit: Delta alone would refuse the place for ever.
+
+    Raises Transient where the creator may still be at work, BadData where other files lie there.
+    """
+    place = spark._jvm.org.apache.hadoop.fs.Path(path)
+    files = place.getFileSystem(spark._jsc.hadoopConfiguration())
+    found = list(files.listStatus(place)) if files.exists(place) else []
+    logs = [entry for entry in found if entry.getPath().getName() == "_delta_log"]
+    ages = [time.time() - entry.getModificationTime() / 1000 for log in logs for entry in (log, *files.listStatus(log.getPath()))]
+    if found and (min(ages, default=CREATING_SECONDS) < CREATING_SECONDS or DeltaTable.isDeltaTable(spark, path)):
+        raise Transient(f"another writer is creating {path}; nothing of this run was written; retry")
+    if len(found) > len(logs):
+        raise BadData(f"table {table.name}: its place {path} (lake.root) holds files and is no Delta table; move them away")
+    for log in logs:
+        files.delete(log.getPath(), True)
 
 
 def retention(config: Config) -> dict[str, str]:
@@ -286,6 +308,6 @@ def conflict_is_transient(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the conflict classes differ between py4j and Connect: their name is what is stable
-        if re.search(r"Concurrent\w+Exception|DELTA_CONCURRENT|MetadataChangedException|ProtocolChangedException", str(error)):
+        if re.search(r"Concurrent\w+Exception|DELTA_CONCURRENT|MetadataChangedException|ProtocolChangedException|NON_EMPTY_LOCATION", str(error)):
             raise Transient(f"another writer changed {path} at the same time; nothing of this run was written; retry") from error
         raise

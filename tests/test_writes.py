@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,8 +16,8 @@ from test_release import prepare, recommendation, stage
 from jobs import release
 from jobs.__main__ import main
 from jobs.config import load
-from jobs.errors import BadData
-from jobs.spark import current_version, path_of, read, replace, schema
+from jobs.errors import BadData, Transient
+from jobs.spark import create, current_version, path_of, read, replace, schema
 from jobs.tables import LINEAGE, RECOMMENDATIONS
 
 DAY = date(2026, 11, 17)
@@ -66,6 +68,27 @@ def test_days_side_by_side_and_out_of_order(spark, config):
         with pytest.raises(BadData, match=f"refuses 1 of 2 rows: the promise `{rule}"):
             replace(spark, config, RECOMMENDATIONS, DAY, frame, "spoilt")
     assert current_version(spark, config, RECOMMENDATIONS) == version
+
+
+@pytest.mark.fault("R12")
+def test_a_killed_creator_blocks_nobody(spark, config):
+    """A log folder without a commit: of a creator at work, retry; of one killed a while ago, the table is made. Foreign files are left alone."""
+    log = Path(path_of(config, RECOMMENDATIONS), "_delta_log")
+    log.mkdir(parents=True)
+    (log / ".00000000000000000000.json.tmp").write_text("{")
+    with pytest.raises(Transient, match="another writer is creating"):
+        put(spark, config, DAY, "meanwhile", "a")
+    for place in (*log.iterdir(), log):
+        os.utime(place, (0, 0))
+    assert put(spark, config, DAY, "later", "a") == 1
+    assert read(spark, config, RECOMMENDATIONS, at=DAY).count() == 1
+
+    foreign = Path(path_of(config, LINEAGE), "notes.txt")
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    with pytest.raises(BadData, match="holds files and is no Delta table"):
+        create(spark, config, LINEAGE)
+    assert foreign.read_text() == "mine"
 
 
 @pytest.mark.fault("R21")
