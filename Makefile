@@ -16,7 +16,7 @@ demo: env  ## simulate a small warehouse, run a whole night, show what it made
 	$(BIN)/python -m jobs demo
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 chaos: env  ## the fault campaign: kill -9 at random points of every step, and all else of the fault table; about two hours, and it may be begun again
 	$(BIN)/python tests/benchmarks/chaos.py

@@ -31,7 +31,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["pyspark.sql.Spa
     root = tmp_path_factory.mktemp("spark")
     settings = {
         "spark.sql.warehouse.dir": str(root / "warehouse"),
-        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -XX:+UseSerialGC -Xss8m -XX:TieredStopAtLevel=1",
+        # Compiling a plan costs more than running it on a handful of rows: test_release.py takes two thirds of the time without. Nights of their own compile.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     }
     config = load(None, [f"lake.root={root}", "spark.shuffle_partitions=2", "spark.master=local[2]"])
     running = session(config.model_copy(update={"spark": config.spark.model_copy(update={"conf": settings})}))
