@@ -65,10 +65,10 @@ def build_corpora(events: DataFrame, settings: Corpora) -> DataFrame:
 
 
 def latest_histories(events: DataFrame, settings: Corpora) -> DataFrame:
-    """(user_id, history): what `build_corpora` would show of the user to a target after all of these events. One shuffle."""
-    entry = F.struct(*ORDER, "item_id", "surface", "action", "query")
-    history = F.transform(F.sort_array(F.collect_list(entry)), lambda event: as_action(event, event.event_ts))
-    return latest(events, settings.history_length).groupBy("user_id").agg(history.alias("history"))
+    """(user_id, history): what `build_corpora` would show of the user to a target after all of these events. One shuffle, and no buffer longer than a history."""
+    event = F.struct("item_id", "surface", "action", "query", "event_ts")
+    newest_first = F.max_by(event, F.struct(*ORDER), settings.history_length)
+    return events.groupBy("user_id").agg(F.reverse(newest_first).alias("history"))
 
 
 def with_split(corpora: DataFrame, settings: Corpora, day: date) -> DataFrame:
