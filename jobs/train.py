@@ -5,12 +5,11 @@ file that names tables by path and Delta version, the night's time split and the
 The same day, configuration and input rows make the same model_version: a model that is there is not trained again.
 """
 
-import ctypes
 import hashlib
 import json
 import logging
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -31,7 +30,6 @@ INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
 # A thread that waits by spinning takes the core that another process needs: beside one, 2,250 rows/s became 150.
 # glibc gives big blocks back after every step and faults them in again: a third of a step's time on a CPU.
 PROCESS = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
-PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 SHAPING = ("corpora", "identifiers", "embed", "train", "gensr")  # the sections whose change makes another model
 
 
@@ -148,15 +146,12 @@ def launch(config: Config, spec: dict[str, Any]) -> None:
     except (KeyError, IndexError, ValueError) as error:
         raise BadArgument(f"train.launcher = {config.train.launcher}: allowed are {{python}} and {{spec}}; found {error}") from error
     log.info("training %s", spec["model_version"])
-    prctl = ctypes.CDLL(None).prctl
-
-    def end_with_me() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else a trainer whose launcher was killed would train on beside the retry's
-
-    try:
-        code = subprocess.run(command, check=False, env=os.environ | PROCESS, preexec_fn=end_with_me).returncode
-    except OSError as error:
-        raise MissingInput(f"train.launcher = {command[0]!r} cannot be started: {error}") from error
+    # Of util-linux: else a trainer whose launcher was killed would train on beside the retry's.
+    command = ["setpriv", "--pdeathsig", "KILL", *command]
+    for tool in (command[0], command[3]):
+        if shutil.which(tool) is None:
+            raise MissingInput(f"train.launcher: {tool!r} cannot be started: no such command, or not executable")
+    code = subprocess.run(command, check=False, env=os.environ | PROCESS).returncode
     if code == BadData.exit_code:
         raise BadData(f"the trainer refused the corpora of {spec['day']} (exit 65): its last line tells why")
     if code == Transient.exit_code:
