@@ -65,7 +65,7 @@ def build_corpora(events: DataFrame, settings: Corpora) -> DataFrame:
 
 
 def latest_histories(events: DataFrame, settings: Corpora) -> DataFrame:
-    """(user_id, history): what `build_corpora` would show of the user to a target after all of these events. One shuffle, and no buffer longer than a history."""
+    """(user_id, history): what `build_corpora` would show of the user to a target after all of these events. One shuffle; no buffer outgrows a history."""
     event = F.struct("item_id", "surface", "action", "query", "event_ts")
     newest_first = F.max_by(event, F.struct(*ORDER), settings.history_length)
     return events.groupBy("user_id").agg(F.reverse(newest_first).alias("history"))
