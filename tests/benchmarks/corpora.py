@@ -5,7 +5,7 @@
 A log of `--events` events by a twentieth as many users (lognormal activity), 50,000 items, eight zstd files in the order of time; each engine
 writes (user_id, the latest 50 actions, oldest first) as Parquet, on all cores. The usual recipe is `sort_array(collect_list(struct))`, cut afterwards.
 All four outputs must have the same rows, by a hash that knows no order. Then tandem alone at a tenth and at a third of the events (its slope), and once
-more with a user of a million events. Spark is warm: a first round does not count. Writes tests/benchmarks/results/corpora.json and a file per figure.
+more with a user of a million events. Spark is warm: a first round does not count. Writes tests/benchmarks/results/speed_corpora.json and a file per figure.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def main() -> int:
     }
     found: dict[str, Any] = {"users": written["tandem"][0], "actions": written["tandem"][1], "seconds": seconds, "slope": slope, "exponent": round(exponent, 3)}
     found |= {"heavy_events": HEAVY, "heavy_seconds": heavy}
-    (HERE / "results" / "corpora.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    (HERE / "results" / "speed_corpora.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
     turns = [theirs / ours for ours, theirs in zip(seconds["tandem"], seconds["usual recipe"], strict=True)]
     figure = {"figure": "corpora_vs_collect_list", "value": float(np.median(turns)), "unit": "ratio", "ci": [min(turns), max(turns)]}
     write([{**figure, "rival": "sort_array(collect_list(struct)), seconds", "rival_value": float(np.median(seconds["usual recipe"]))}], common)

@@ -7,7 +7,7 @@ gets 20. `recommend.answer` as the night runs it, one Python worker per core, an
 and in bf16; the minutes of a million are those of `--users`, in proportion, with the rates of both sizes beside them. Bare: as many processes as cores that do
 nothing but rank. The rival runs `generate` with `prefix_allowed_tokens_fn` in `mapInPandas`, its model loaded once per worker, batches of 8.
 
-Workers' memory is the largest sum of their resident sets, read twice a second. Writes tests/benchmarks/results/million.json and two figures.
+Workers' memory is the largest sum of their resident sets, read twice a second. Writes tests/benchmarks/results/speed_million.json and two figures.
 """
 
 import argparse
@@ -193,7 +193,7 @@ def main() -> int:
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": commit(),
     }
-    (HERE / "results" / "million.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    (HERE / "results" / "speed_million.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
     small, large = found["fp32"]["runs"]
     minutes = {"figure": "spark_million_users_minutes", "value": found["fp32"]["minutes_per_million"], "unit": "minutes", "ci": None}
     growth = {"figure": "rss_growth_10x", "value": large["workers_mb"] / small["workers_mb"], "unit": "ratio", "ci": None}

@@ -7,7 +7,8 @@ import json
 import re
 import sys
 from pathlib import Path
-from statistics import median
+
+from speed_tables import KINDS as SPEED
 
 from jobs.tables import describe
 
@@ -150,27 +151,6 @@ def dual(path: Path) -> str:
     return "\n".join(lines)
 
 
-def decoding(path: Path) -> str:
-    """One row per contestant, fastest first: users a second, and what of its answers is the same as the rival's."""
-    held = json.loads(path.read_text())
-    speed = {row["contestant"]: row["median"] for row in held["rows"]}
-    peak = {precision: speed[f"peak {precision}"] for precision in ("fp32", "bf16")}
-    lines = [f"`{held['command']}` · {held['machine']} · {held['date']} · commit {held['commit']}", ""]
-    lines += [
-        f"| K = {held['k']}, {held['megaflops_per_user']:.0f} MFLOP a user | batch | users/s [range] | against hf | equal users | overlap | of peak |",
-        "|---|" + "---|" * 6,
-    ]
-    for row in sorted(held["rows"], key=lambda row: -row["median"]):
-        if (name := row["contestant"]).startswith("peak"):
-            continue
-        precision = "bf16" if "bf16" in name else "fp32"
-        share = row["median"] * held["megaflops_per_user"] / 1e3 / peak[precision]
-        users = f"{row['median']:.1f} [{min(row['rounds']):.1f}, {max(row['rounds']):.1f}]"
-        ratio = f"{row['median'] / speed['hf']:.1f}"
-        lines.append(f"| {name} | {row['batch']} | {users} | {ratio} | {100 * row['equal_users']:.0f} % | {row['overlap']:.3f} | {100 * share:.0f} % |")
-    return "\n".join([*lines, "", "Peak: " + ", ".join(f"{precision} {value:.0f} GFLOP/s" for precision, value in peak.items()) + "."])
-
-
 def gensr_plateau(path: Path) -> str:
     """One row per way to begin: the cross-entropy of both tasks along training, the mean over seeds."""
     held = json.loads(path.read_text())
@@ -209,20 +189,6 @@ def information(path: Path) -> str:
     return "\n".join([*lines, "", f"What the world tells: {known}. {held['verdict']}"])
 
 
-def catalogue(path: Path) -> str:
-    """Trie, mask and codes: ours, the rival's, and what else was measured; medians."""
-    held = json.loads(path.read_text())
-    trie, mask, codes = held["trie"], held["mask_of_10_million"], held["codes"]
-    rows = [
-        ("trie of 1,000,000 items, s", median(trie["seconds"]), f"dict of prefixes: {median(trie['dict_seconds']):.2f}", f"{trie['megabytes']:.1f} MB"),
-        ("mask of who is available, 10,000,000 items, s", median(mask["seconds"]), "–", ""),
-        ("codes of 50,000 × 768, 4 levels of 256, s", median(codes["seconds"]), f"faiss: {median(codes['faiss_seconds']):.2f}",
-         f"left over {100 * codes['unexplained']:.1f} % of the variance; faiss {100 * codes['faiss_unexplained']:.1f} %"),
-    ]  # fmt: skip
-    lines = [f"`{held['command']}` · {held['machine']} · {held['date']} · commit {held['commit']}", "", "| | tandem | rival | |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {what} | {value:.2f} | {rival} | {more} |" for what, value, rival, more in rows)])
-
-
 def colliding(codes: dict) -> str:
     return f"{100 * codes['share_colliding_before_last_code']:.1f} %"
 
@@ -241,7 +207,7 @@ def perplexity(codes: dict) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, decoding, gensr_plateau, information, catalogue, faults):
+    for kind in (night, study, identifiers, dual, quality, gensr_plateau, information, faults, *SPEED):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:

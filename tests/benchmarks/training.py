@@ -7,7 +7,7 @@ pads shuffled batches to their longest prompt, asks T5ForConditionalGeneration f
 glibc's allocator as it comes; the tuned one groups batches by length, computes in bf16, takes oneDNN and keeps freed memory. Each at batches of 64 and
 256, of which the faster counts. After its turns each contestant tells its mean loss on held-out rows, over item tokens alone, at batches of 256.
 
-Writes tests/benchmarks/results/training_NAMES.json and the figure `train_vs_hf`.
+Writes tests/benchmarks/results/speed_training_NAMES.json and the figure `train_vs_hf`.
 """
 
 import argparse
@@ -231,7 +231,7 @@ def main() -> int:
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "commit": commit(),
         }
-        (HERE / "results" / f"training_{name}.json").write_text(json.dumps({"names": name, "rows": found, **common}, indent=1) + "\n")
+        (HERE / "results" / f"speed_training_{name}.json").write_text(json.dumps({"names": name, "rows": found, **common}, indent=1) + "\n")
         print(json.dumps(found, indent=1))
         if name == "codes":
             row = {each["contestant"]: each for each in found}
