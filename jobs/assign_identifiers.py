@@ -24,8 +24,9 @@ from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.embed_items import artifact_folder, newest, numbered
 from jobs.errors import BadArgument, MissingInput
-from jobs.spark import exists, read, replace, session
+from jobs.spark import exists, read, session
 from jobs.tables import ITEM_EMBEDDINGS, ITEM_IDENTIFIERS
+from jobs.writes import replace
 from model import naming
 from model.naming import Naming
 from udfs.embed import NAMED, PARTED, name, part

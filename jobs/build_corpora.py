@@ -20,8 +20,9 @@ from pyspark.sql import functions as F
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.sections import Corpora
-from jobs.spark import read, replace, session
+from jobs.spark import read, session
 from jobs.tables import CORPORA, EVENTS
+from jobs.writes import replace
 
 log = logging.getLogger("tandem")
 

@@ -8,8 +8,8 @@ from pyspark.sql import SparkSession
 
 from jobs.config import Config
 from jobs.errors import BadData
-from jobs.spark import replace, schema
 from jobs.tables import CHECKS
+from jobs.writes import replace, schema
 
 
 @dataclass(frozen=True)

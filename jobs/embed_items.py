@@ -30,8 +30,9 @@ from jobs.build_corpora import with_split
 from jobs.config import Config
 from jobs.errors import BadArgument, MissingInput
 from jobs.sections import Embed
-from jobs.spark import exists, read, replace, session
+from jobs.spark import exists, read, session
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
+from jobs.writes import replace
 from model import encoders, naming
 from udfs.embed import embed
 

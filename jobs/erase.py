@@ -20,8 +20,9 @@ from pyspark.sql import functions as F
 
 from jobs.config import Config
 from jobs.errors import BadData
-from jobs.spark import WRITTEN, append, conflict_is_transient, exists, path_of, read, schema, session, tagged
+from jobs.spark import exists, path_of, read, session
 from jobs.tables import CORPORA, ERASURES, EVENTS, PUBLISHED, QUARANTINE, STAGED, Table
+from jobs.writes import WRITTEN, append, conflict_is_transient, schema, tagged
 
 # What is published first, what it is made from last: killed in between, the retry finds the rest.
 TABLES = (*PUBLISHED, *STAGED, CORPORA, EVENTS, QUARANTINE)

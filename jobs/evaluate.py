@@ -29,8 +29,9 @@ from jobs.errors import BadData, MissingInput
 from jobs.recommend import MAX_POISONED_SHARE, answer, artifact_path, no_history, on_workers, shelf, spread
 from jobs.registry import candidate, champion, intact, set_status
 from jobs.sections import Gate
-from jobs.spark import path_of, read, replace, schema, session
+from jobs.spark import path_of, read, session
 from jobs.tables import CORPORA, ITEMS, METRICS, MODELS
+from jobs.writes import replace, schema
 from model.recipes import SERVED
 from udfs.bootstrap import METRICS as RANK_METRICS
 from udfs.bootstrap import SUMS, resampled_sums

@@ -33,9 +33,10 @@ from jobs.config import Config
 from jobs.errors import BadArgument, BadData
 from jobs.rows import SURFACES, catalogue_rows, log_rows, payload, verdict
 from jobs.sections import Ingest, Source
-from jobs.spark import exists, read, replace, session
+from jobs.spark import exists, read, session
 from jobs.tables import ERASURES, EVENTS, ITEMS, QUARANTINE
 from jobs.warehouse import Delivery, deliver, first_keys, readable
+from jobs.writes import replace
 
 REQUIRED = {"interactions": ("user_id", "item_id", "event_ts"), "searches": ("user_id", "item_id", "event_ts", "query"), "catalogue": ("item_id", "title")}
 OPTIONAL = ("event_id", "action", "session_id", "ingested_at", "sequence")

@@ -1,6 +1,6 @@
 """Which versions of which tables a step read, and which hold what it wrote: one row of lineage per execution that ended well.
 
-Knows no verb. What was read and written, `jobs.spark` has noted: the only way in and out of the lake.
+Knows no verb. What was read and written, `jobs.spark` and `jobs.writes` have noted: the only ways out of the lake and into it.
 """
 
 import json
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
 from jobs.config import Config
-from jobs.spark import CODE_VERSION, READ, WRITTEN, append, current_version, schema, session
+from jobs.spark import CODE_VERSION, READ, current_version, session
 from jobs.tables import LINEAGE, TABLES
+from jobs.writes import WRITTEN, append, schema
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from pyspark.sql import SparkSession
 from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.release import served
-from jobs.spark import conflict_is_transient, exists, path_of, retention, session
+from jobs.spark import exists, path_of, session
 from jobs.tables import PUBLISHED, TABLES, Table
+from jobs.writes import conflict_is_transient, retention
 
 log = logging.getLogger("tandem")
 

@@ -23,9 +23,10 @@ from jobs.config import Config
 from jobs.errors import MissingInput
 from jobs.registry import champion, intact
 from jobs.sections import Recommend, Search
-from jobs.spark import path_of, read, replace, session, versions
+from jobs.spark import path_of, read, session, versions
 from jobs.tables import ACTION, EVENTS, ITEMS, MODELS, STAGED_RECOMMENDATIONS, Table
 from jobs.warehouse import deliver
+from jobs.writes import replace
 from udfs.rank import RANKED, ranker
 
 REQUESTS_PER_TASK = 2000

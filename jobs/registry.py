@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 
 from jobs.config import Config
 from jobs.errors import BadData
-from jobs.spark import WRITTEN, conflict_is_transient, conform, create, exists, path_of, read
+from jobs.spark import exists, path_of, read
 from jobs.tables import MODELS
+from jobs.writes import WRITTEN, conflict_is_transient, conform, create
 
 
 def save(spark: SparkSession, config: Config, row: DataFrame) -> None:

@@ -27,7 +27,7 @@ from jobs.config import Config
 from jobs.errors import MissingInput, Transient
 from jobs.recommend import events_known
 from jobs.served import served_of
-from jobs.spark import CODE_VERSION, WRITTEN, append, conflict_is_transient, create, current_version, exists, path_of, read, replace, schema, session, versions
+from jobs.spark import CODE_VERSION, current_version, exists, path_of, read, session, versions
 from jobs.suggest import common
 from jobs.tables import (
     CORPORA,
@@ -45,6 +45,7 @@ from jobs.tables import (
     STAGED,
     Table,
 )
+from jobs.writes import WRITTEN, append, conflict_is_transient, create, replace, schema
 
 INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, *STAGED)
 STAGED_OF = {published.name: (published, staged) for published, staged in zip(PUBLISHED, STAGED, strict=True)}

@@ -23,9 +23,10 @@ from jobs import study_information, study_joint, study_page, study_parts
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.report import put
-from jobs.spark import replace, schema, session
+from jobs.spark import session
 from jobs.sweep import Figures, Sweep, interval, trained
 from jobs.tables import STUDIES
+from jobs.writes import replace, schema
 
 log = logging.getLogger("tandem")
 

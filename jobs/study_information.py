@@ -13,9 +13,10 @@ from typing import Any
 from jobs import study_page
 from jobs.config import Config
 from jobs.report import put
-from jobs.spark import replace, schema, session
+from jobs.spark import session
 from jobs.sweep import Figures, Interval, Sweep, interval, trained
 from jobs.tables import STUDIES
+from jobs.writes import replace, schema
 from model.recipes import SERVED
 
 log = logging.getLogger("tandem")

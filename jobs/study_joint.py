@@ -23,9 +23,10 @@ from jobs.build_corpora import with_split
 from jobs.config import Config
 from jobs.errors import MissingInput
 from jobs.report import put
-from jobs.spark import path_of, read, replace, schema, session, versions, written_up_to
+from jobs.spark import path_of, read, session, versions, written_up_to
 from jobs.sweep import interval
 from jobs.tables import CORPORA, ITEMS, STUDIES
+from jobs.writes import replace, schema
 
 log = logging.getLogger("tandem")
 

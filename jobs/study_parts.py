@@ -26,10 +26,11 @@ from jobs.assign_identifiers import assign
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.report import put
-from jobs.spark import read, replace, schema, session, versions, written_up_to
+from jobs.spark import read, session, versions, written_up_to
 from jobs.study_joint import trained
 from jobs.sweep import interval
 from jobs.tables import ITEM_EMBEDDINGS, STUDIES
+from jobs.writes import replace, schema
 from model.recipes import GENSAR, GENSR, RECIPES, SERVED
 
 log = logging.getLogger("tandem")

@@ -17,8 +17,9 @@ from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.recommend import artifact_path, events_known, serving, spread, start_of
 from jobs.search import asked
-from jobs.spark import replace, session, versions
+from jobs.spark import session, versions
 from jobs.tables import EVENTS, MODELS, STAGED_QUERY_SUGGESTIONS
+from jobs.writes import replace
 from udfs.suggest import SUGGESTED, suggester
 
 log = logging.getLogger("tandem")

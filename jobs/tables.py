@@ -1,6 +1,6 @@
 """Every table: grain, columns, keys, checks, partition.     Light: no Spark, no torch.
 
-A table is a promise. What is declared here is what `jobs.spark.replace` enforces, what the Delta tables carry as comments and
+A table is a promise. What is declared here is what `jobs.writes.replace` enforces, what the Delta tables carry as comments and
 constraints, and what the README prints (`python -m jobs.tables`). Types are Spark SQL's; times are UTC.
 """
 

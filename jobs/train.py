@@ -21,8 +21,9 @@ from pyspark.sql import Row, SparkSession
 from jobs import mirror, registry
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
-from jobs.spark import CODE_VERSION, path_of, read, schema, session, versions, written_up_to
+from jobs.spark import CODE_VERSION, path_of, read, session, versions, written_up_to
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, ITEMS, MODELS
+from jobs.writes import schema
 from model.recipes import RECIPES, SERVED
 
 log = logging.getLogger("tandem")

@@ -12,8 +12,9 @@ from pyspark.sql import functions as F
 from jobs import build_corpora as job
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.sections import Corpora
-from jobs.spark import append, read, schema
+from jobs.spark import read
 from jobs.tables import CORPORA, EVENTS
+from jobs.writes import append, schema
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = START.date()

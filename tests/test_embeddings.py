@@ -9,8 +9,9 @@ import pytest
 from jobs import embed_items as job
 from jobs.errors import BadArgument, MissingInput
 from jobs.sections import Embed
-from jobs.spark import append, read, schema
+from jobs.spark import read
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
+from jobs.writes import append, schema
 from model import encoders
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)

@@ -15,9 +15,10 @@ from jobs.checks import Check
 from jobs.errors import BadData, MissingInput
 from jobs.registry import candidate
 from jobs.sections import Gate
-from jobs.spark import current_version, read, replace, schema
+from jobs.spark import current_version, read
 from jobs.tables import CHECKS, CORPORA, METRICS
 from jobs.tables import ITEMS as ITEMS_TABLE
+from jobs.writes import replace, schema
 from model.metrics import gains
 from udfs.bootstrap import SUMS, column_names, poisson_weights, resampled_sums
 

@@ -9,8 +9,9 @@ import pytest
 from jobs import assign_identifiers as job
 from jobs.embed_items import artifact_folder, numbered
 from jobs.errors import BadArgument, BadData, MissingInput
-from jobs.spark import append, exists, read, schema
+from jobs.spark import exists, read
 from jobs.tables import CHECKS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS
+from jobs.writes import append, schema
 from model import identifiers
 
 DAY = date(2026, 11, 20)

@@ -16,8 +16,9 @@ from jobs import ingest, rows
 from jobs.config import Config, load
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.sections import Ingest, Lake, Source, Warehouse
-from jobs.spark import create, current_version, path_of, read
+from jobs.spark import current_version, path_of, read
 from jobs.tables import CHECKS, EVENTS, ITEMS, QUARANTINE
+from jobs.writes import create
 
 D1, D2, D3 = date(2026, 11, 18), date(2026, 11, 19), date(2026, 11, 20)
 ITEMS_LINES = [{"item_id": f"i{n}", "title": f"Title {n}", "categories": ["Toys", "Games"]} for n in range(6)]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from jobs import recommend
 from jobs.errors import BadData, MissingInput
-from jobs.spark import read, replace, schema
+from jobs.spark import read
 from jobs.tables import ACTION, CHECKS, EVENTS, ITEMS, STAGED_RECOMMENDATIONS
+from jobs.writes import replace, schema
 from udfs.rank import RANKED, bisect, fill, ranker
 
 DAY = date(2026, 3, 10)

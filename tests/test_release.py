@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 from jobs import mirror, registry, release, rollback
 from jobs.config import load
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
-from jobs.spark import create, path_of, read, schema
+from jobs.spark import path_of, read
 from jobs.tables import CHECKS, ITEMS, MODELS, RECOMMENDATIONS, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS
+from jobs.writes import create, schema
 
 D1 = date(2026, 11, 17)
 D2, D3 = D1 + timedelta(days=1), D1 + timedelta(days=2)

@@ -11,8 +11,9 @@ import pytest
 
 from jobs import page, report
 from jobs.errors import MissingInput
-from jobs.spark import create, path_of, schema
+from jobs.spark import path_of
 from jobs.tables import CHECKS, EVENTS, ITEMS, METRICS, MODELS, QUARANTINE, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS
+from jobs.writes import create, schema
 
 D = date(2026, 11, 19)
 NOW = datetime(2026, 11, 20, 1, 2, tzinfo=UTC)

@@ -6,8 +6,9 @@ import pytest
 from test_recommend import DAY, NAMES, NOON, by_request, event, write_model, write_world
 
 from jobs import search
-from jobs.spark import read, schema
+from jobs.spark import read
 from jobs.tables import ACTION, EVENTS, STAGED_SEARCH_RESULTS
+from jobs.writes import schema
 
 MIDNIGHT = datetime(2026, 3, 10)
 

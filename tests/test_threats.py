@@ -7,8 +7,8 @@ import pytest
 from test_recommend import NAMES, event
 
 from jobs.recommend import liked, shelf
-from jobs.spark import schema
 from jobs.tables import EVENTS
+from jobs.writes import schema
 
 HERE = Path(__file__).parent
 

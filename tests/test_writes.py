@@ -17,8 +17,9 @@ from jobs import release
 from jobs.__main__ import main
 from jobs.config import load
 from jobs.errors import BadData, Transient
-from jobs.spark import create, current_version, path_of, read, replace, schema
+from jobs.spark import current_version, path_of, read
 from jobs.tables import LINEAGE, RECOMMENDATIONS
+from jobs.writes import create, replace, schema
 
 DAY = date(2026, 11, 17)
 NOW = datetime(2026, 11, 20, tzinfo=UTC)

@@ -37,8 +37,8 @@ def artifact(folder: Path, item_ids: list[str], texts: list[str], tasks: tuple[s
 def register(spark: Any, config: Config, version: str, day: date, status: str = "trained") -> None:
     """A row of models for the artifact `version` of the lake."""
     from jobs.registry import save
-    from jobs.spark import schema
     from jobs.tables import MODELS
+    from jobs.writes import schema
 
     when = datetime.combine(day, datetime.min.time(), UTC)
     manifest = Path(config.lake.root, "artifacts", version, "manifest.json")

@@ -100,4 +100,20 @@ def speed_million(path: Path) -> str:
     return "\n".join(lines)
 
 
-KINDS = (decoding, catalogue, speed_corpora, speed_training, speed_million)
+def speed_costs(path: Path) -> str:
+    """One row per step: cost of each night, by what power it grows, and the estimate."""
+    held = json.loads(path.read_text())
+    nights, wanted = held["nights"], held["wanted"]
+    heads = [f"{each['world']['users']:,} users, {each['world']['items']:,} items, {each['world']['events_per_user']} events each" for each in nights]
+    lines = [told(held), "", "| seconds / CPU-seconds / peak MB / MB shuffled | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for n, step in enumerate(nights[0]["steps"]):
+        costs = [each["steps"][n] for each in nights]
+        cells = [f"{one['seconds']:.0f} / {one['cpu_seconds']:.0f} / {one['peak_mb']:,} / {one['shuffled_mb']:.0f}" for one in costs]
+        lines.append(f"| {step['verb']} | " + " | ".join(cells) + " |")
+    lines += ["", "| CPU-seconds grow as the power of | users | items | events a user | core-hours, estimated |", "|---|---|---|---|---|"]
+    for verb, powers in held["exponents"].items():
+        lines.append(f"| {verb} | {powers['users']:.2f} | {powers['items']:.2f} | {powers['events_per_user']:.2f} | {held['core_hours'][verb]:,.0f} |")
+    return "\n".join([*lines, "", f"The estimate is for {wanted['users']:,} users, {wanted['items']:,} items and {wanted['events_per_user']} events each."])
+
+
+KINDS = (decoding, catalogue, speed_corpora, speed_training, speed_million, speed_costs)

@@ -41,7 +41,7 @@ HELD_OUT = 2048
 def training_of(spec: dict[str, Any], precision: str, batch: int) -> Any:
     from model.train import Training
 
-    return Training(spec | {"train": spec["train"] | {"precision": precision, "batch_size": batch}})
+    return Training(spec | {"train": spec["train"] | {"precision": precision, "batch_size": batch, "warmup_share": 0.0}})
 
 
 def tandem(spec: dict[str, Any], precision: str, batch: int, tuned: bool) -> tuple[Any, Any]:
@@ -58,7 +58,7 @@ def tandem(spec: dict[str, Any], precision: str, batch: int, tuned: bool) -> tup
             training.progress.epoch += 1
 
     made = rows()
-    training.epochs = 10**6  # the rate stays where it is
+    training.epochs = 10**6  # the learning rate stays where it is
 
     def step() -> int:
         training.model.train()

@@ -1,0 +1,140 @@
+"""What a night costs, step by step, and how that grows with users, with what they do, and with items.
+
+    python tests/benchmarks/costs.py [--quick]
+
+Nights on simulated warehouses: one to begin with, then four and sixteen times its users, four and sixteen times its items, four times its events a user.
+History is loaded at once; the night of the day after is measured: wall seconds, CPU seconds of the whole process tree, peak memory, and bytes shuffled (from
+Spark's own event log). A step's growth is the exponent that fits its CPU seconds best; an estimate for 100 million users and 10 million items follows from the
+largest nights and the exponents, training being one epoch and in proportion. Each night is a process of its own. Writes
+tests/benchmarks/results/speed_costs.json. Run it while nothing else runs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from nights import HERE, REPOSITORY, commit, machine
+
+DAY = date(2026, 11, 19)
+BEGIN = {"users": 1000, "items": 500, "events_per_user": 12}
+NIGHTS = [("users", 1), ("users", 4), ("users", 16), ("items", 4), ("items", 16), ("events_per_user", 4)]
+WANTED = {"users": 100_000_000, "items": 10_000_000, "events_per_user": 12}
+SETTINGS = ["simulate.days=30", "simulate.bad_share=0", "simulate.late_share=0", "train.epochs=1", "train.warm_start=false", "gate.beat_popularity=false"]
+SETTINGS += ["gate.max_drop=1", "gate.min_coverage_ratio=0", f"ingest.base_day={DAY - timedelta(days=1)}", "corpora.valid_days=2", "corpora.test_days=2"]
+
+
+def cpu_seconds() -> float:
+    """Of this process and its children, those that have ended among them."""
+    total = 0.0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            total += sum(process.cpu_times()[:4])
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def night(world: dict[str, int], folder: Path) -> list[dict[str, Any]]:
+    """Per step: verb, seconds, cpu_seconds, peak_mb, shuffled_mb."""
+    import importlib
+
+    from jobs.config import load
+    from jobs.run import STEPS, PeakMemory
+    from jobs.spark import session
+
+    places = [f"lake.root={folder / 'lake'}", f"simulate.path={folder / 'warehouse'}"]
+    logs = {"interactions": "interactions/ds={ds}", "searches": "searches/ds={ds}", "catalogue": "catalogue"}
+    places += [f"warehouse.{name}={{path='{folder}/warehouse/{path}', format='jsonl'}}" for name, path in logs.items()]
+    events = folder / "events"
+    events.mkdir()
+    told = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(events), "spark.eventLog.compress": "false", "spark.eventLog.rolling.enabled": "false"}
+    config = load(None, [*places, *SETTINGS, *(f"simulate.{key}={value}" for key, value in world.items()), "spark.driver_memory=8g"])
+    config = config.model_copy(update={"spark": config.spark.model_copy(update={"conf": told})})
+    importlib.import_module("jobs.simulate").run(config, DAY, "costs")
+    for verb in ("ingest", "build_corpora"):
+        importlib.import_module(f"jobs.{verb}").run(config, DAY - timedelta(days=1), "costs")
+    steps = []
+    for verb in STEPS:
+        begun, used = time.time(), cpu_seconds()
+        with PeakMemory() as memory:
+            importlib.import_module(f"jobs.{verb}").run(config, DAY, "costs")
+        ended = time.time()
+        steps.append({"verb": verb, "begun": begun, "ended": ended, "cpu_seconds": round(cpu_seconds() - used, 1), "peak_mb": memory.peak_mb})
+    session(config).stop()
+    shuffled = [(event["Task Info"]["Finish Time"] / 1000, bytes_shuffled(event)) for event in tasks(events)]
+    for step in steps:
+        begun, ended = step.pop("begun"), step.pop("ended")
+        step |= {"seconds": round(ended - begun, 1), "shuffled_mb": round(sum(size for at, size in shuffled if begun <= at <= ended) / 1e6, 1)}
+    return steps
+
+
+def tasks(folder: Path) -> list[dict[str, Any]]:
+    lines = [line for path in folder.iterdir() for line in path.read_text(encoding="utf-8").splitlines() if '"SparkListenerTaskEnd"' in line]
+    return [json.loads(line) for line in lines]
+
+
+def bytes_shuffled(event: dict[str, Any]) -> int:
+    return (event.get("Task Metrics") or {}).get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(seconds, 0.1)), 1)[0])
+
+
+def growth(nights: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Step → by what power its CPU seconds grow with each of users, items and events_per_user."""
+    found: dict[str, dict[str, float]] = {}
+    for knob in BEGIN:
+        of_knob = [each for each in nights if all(each["world"][other] == BEGIN[other] for other in BEGIN if other != knob)]
+        for n, step in enumerate(of_knob[0]["steps"]):
+            sizes, seconds = zip(*((each["world"][knob], each["steps"][n]["cpu_seconds"]) for each in of_knob), strict=True)
+            found.setdefault(step["verb"], {})[knob] = round(exponent(list(sizes), list(seconds)), 2)
+    return found
+
+
+def estimate(nights: list[dict[str, Any]], growing: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Step → core-hours at WANTED: from the night of most users, by its exponents where they are above nothing."""
+    largest = max(nights, key=lambda each: each["world"]["users"])
+    factors = {
+        verb: np.prod([(WANTED[knob] / largest["world"][knob]) ** max(0.0, power) for knob, power in powers.items()]) for verb, powers in growing.items()
+    }
+    return {step["verb"]: float(step["cpu_seconds"] * factors[step["verb"]] / 3600) for step in largest["steps"]}
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="the first two nights alone, and nothing is written: that it runs")
+    options.add_argument("--world", type=json.loads, help=argparse.SUPPRESS)
+    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.world:
+        (chosen.folder / "steps.json").write_text(json.dumps(night(chosen.world, chosen.folder)))
+        return 0
+    nights = []
+    for knob, times in NIGHTS[:2] if chosen.quick else NIGHTS:
+        world = {**BEGIN, knob: BEGIN[knob] * times}
+        with tempfile.TemporaryDirectory(prefix="costs-") as name:
+            subprocess.run([sys.executable, __file__, "--world", json.dumps(world), "--folder", name], cwd=REPOSITORY, check=True)
+            steps = json.loads(Path(name, "steps.json").read_text())
+        nights.append({"world": world, "steps": steps})
+        print(world, {step["verb"]: (step["seconds"], step["cpu_seconds"]) for step in steps}, flush=True)
+    if chosen.quick:
+        return 0
+    growing = growth(nights)
+    common = {"command": "python tests/benchmarks/costs.py", "data": "simulated", "seeds": [7], "machine": machine()}
+    common |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit()}
+    found = {"nights": nights, "exponents": growing, "wanted": WANTED, "core_hours": estimate(nights, growing)}
+    (HERE / "results" / "speed_costs.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
