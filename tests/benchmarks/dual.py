@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from nights import HERE, commit, machine
-from quality import prepare, verb
+from quality import begun, verb
 
 OFFICIAL = {"semantic": 0.0021, "collaborative": 0.0}  # after its repair, on the same items (reference gensar 6.2)
 VIEWS = {"semantic": "search", "collaborative": "recommend"}
@@ -37,10 +37,7 @@ def main() -> int:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_beauty_paper", file=sys.stderr)
         return 69
     folder = Path(chosen.lake).resolve()
-    day = prepare("beauty_paper", folder)
-    for step in ("ingest", "build_corpora", "embed_items"):
-        if not (folder / f"{step}.json").exists():
-            verb(folder, day, step, EMBED)
+    day = begun("beauty_paper", folder, ("ingest", "build_corpora", "embed_items"), EMBED)
     rows = []
     for name, settings in VARIANTS.items():
         started = time.monotonic()

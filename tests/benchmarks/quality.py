@@ -129,6 +129,15 @@ def verb(folder: Path, day: date, name: str, settings: list[str]) -> dict:
     return json.loads(result.read_text())
 
 
+def begun(name: str, folder: Path, steps: tuple[str, ...], settings: list[str]) -> date:
+    """The set's logs and the lake's first steps, of which those that are done are kept; returns the log's last day."""
+    day = prepare(name, folder)
+    for step in steps:
+        if not (folder / f"{step}.json").exists():
+            verb(folder, day, step, settings)
+    return day
+
+
 class Held:
     """The held-out rows of one lake, in one numbering of the items, and the sequences that a sequence model learns from."""
 
@@ -252,10 +261,7 @@ def main() -> int:
         return 69
     name, folder = chosen.name, Path(chosen.lake).resolve() / chosen.name
     tasks = ("recommend", "search") if SETS[name][1] else ("recommend",)
-    day = prepare(name, folder)
-    for step in ("ingest", "build_corpora", "embed_items", "assign_identifiers"):
-        if not (folder / f"{step}.json").exists():
-            verb(folder, day, step, settings_of(name, 0, []))
+    day = begun(name, folder, ("ingest", "build_corpora", "embed_items", "assign_identifiers"), settings_of(name, 0, []))
     lake, versions = folder / "lake", {}
     for seed in chosen.seeds if chosen.only != "sasrec" else []:
         versions[seed] = verb(folder, day, "train", settings_of(name, seed, chosen.set))["model_version"]

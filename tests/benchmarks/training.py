@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from nights import HERE, commit, machine, write
-from quality import prepare, verb
+from quality import begun, verb
 
 NAMES = {"atomic": [], "codes": ["identifiers.scheme=semantic", "identifiers.construction=content", "identifiers.levels=3"]}
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
@@ -214,10 +214,7 @@ def main() -> int:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_beauty_paper", file=sys.stderr)
         return 69
     folder = Path(chosen.lake).resolve()
-    day = prepare("beauty_paper", folder)
-    for step in ("ingest", "build_corpora", "embed_items"):
-        if not (folder / f"{step}.json").exists():
-            verb(folder, day, step, [])
+    day = begun("beauty_paper", folder, ("ingest", "build_corpora", "embed_items"), [])
     for name in chosen.names:
         verb(folder, day, "assign_identifiers", NAMES[name])
         path = folder / f"spec-{name}.json"
