@@ -64,7 +64,8 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
 def clear_abandoned(spark: SparkSession, table: Table, path: str) -> None:
     """Make way for a table whose creator was killed before its first commit: Delta alone would refuse the place for ever.
 
-    Raises Transient where the creator may still be at work, BadData where other files lie there.
+    Raises Transient where the creator may still be at work, BadData where other files lie there. A log that ever held a commit does
+    not come here: Delta reads it as a table, or refuses it as a damaged one.
     """
     place = spark._jvm.org.apache.hadoop.fs.Path(path)
     files = place.getFileSystem(spark._jsc.hadoopConfiguration())

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from deltalake import DeltaTable
+from py4j.protocol import Py4JJavaError
 from test_release import prepare, recommendation, stage
 
 from jobs import release
@@ -18,7 +19,7 @@ from jobs.__main__ import main
 from jobs.config import load
 from jobs.errors import BadData, Transient
 from jobs.spark import current_version, path_of, read
-from jobs.tables import LINEAGE, RECOMMENDATIONS
+from jobs.tables import EVENTS, LINEAGE, RECOMMENDATIONS
 from jobs.writes import create, replace, schema
 
 DAY = date(2026, 11, 17)
@@ -73,7 +74,7 @@ def test_days_side_by_side_and_out_of_order(spark, config):
 
 @pytest.mark.fault("R12")
 def test_a_killed_creator_blocks_nobody(spark, config):
-    """A log folder without a commit: of a creator at work, retry; of one killed a while ago, the table is made. Foreign files are left alone."""
+    """A log folder without a commit: of a creator at work, retry; of one killed a while ago, the table is made. Damaged logs and foreign files stay."""
     log = Path(path_of(config, RECOMMENDATIONS), "_delta_log")
     log.mkdir(parents=True)
     (log / ".00000000000000000000.json.tmp").write_text("{")
@@ -83,6 +84,15 @@ def test_a_killed_creator_blocks_nobody(spark, config):
         os.utime(place, (0, 0))
     assert put(spark, config, DAY, "later", "a") == 1
     assert read(spark, config, RECOMMENDATIONS, at=DAY).count() == 1
+
+    damaged = Path(path_of(config, EVENTS), "_delta_log", "00000000000000000007.json")
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{}")
+    os.utime(damaged, (0, 0))
+    os.utime(damaged.parent, (0, 0))
+    with pytest.raises(Py4JJavaError, match="DELTA_TRUNCATED_TRANSACTION_LOG"):
+        create(spark, config, EVENTS)
+    assert damaged.exists()
 
     foreign = Path(path_of(config, LINEAGE), "notes.txt")
     foreign.parent.mkdir()
