@@ -213,6 +213,7 @@ class Train(Section):
     )
     launcher: tuple[str, ...] = Field(
         default=("{python}", "-m", "model.train", "{spec}"),
+        min_length=1,
         description="command that trains, e.g. torchrun --nproc-per-node 8 -m model.train {spec}",
     )
 

@@ -147,12 +147,12 @@ def launch(config: Config, spec: dict[str, Any]) -> None:
     except (KeyError, IndexError, ValueError) as error:
         raise BadArgument(f"train.launcher = {config.train.launcher}: allowed are {{python}} and {{spec}}; found {error}") from error
     log.info("training %s", spec["model_version"])
-    # Of util-linux: else a trainer whose launcher was killed would train on beside the retry's.
-    command = ["setpriv", "--pdeathsig", "KILL", *command]
-    for tool in (command[0], command[3]):
-        if shutil.which(tool) is None:
-            raise MissingInput(f"train.launcher: {tool!r} cannot be started: no such command, or not executable")
-    code = subprocess.run(command, check=False, env=os.environ | PROCESS).returncode
+    if shutil.which(command[0]) is None:
+        raise MissingInput(f"train.launcher = {config.train.launcher}: {command[0]!r} cannot be started: no such command, or not executable")
+    if shutil.which("setpriv") is None:
+        raise MissingInput("setpriv of util-linux (Linux only) starts the trainer, and is not on the PATH: install util-linux")
+    # Else a trainer whose launcher was killed would train on beside the retry's.
+    code = subprocess.run(["setpriv", "--pdeathsig", "KILL", *command], check=False, env=os.environ | PROCESS).returncode
     if code == BadData.exit_code:
         raise BadData(f"the trainer refused the corpora of {spec['day']} (exit 65): its last line tells why")
     if code == Transient.exit_code:
