@@ -28,6 +28,7 @@ log = logging.getLogger("tandem")
 
 ORDER = ("event_ts", "sequence", "event_id")  # event_id only makes the order of ties the same every time: ties are never each other's past
 LABELS = ("train", "valid", "test")
+SHOWN = ("item_id", "surface", "action", "query")  # of an event in a history; with event_ts the fields of `tables.ACTION`
 HELD_OUT = 4  # a user's held-out targets under leave_one_out: two of each task
 CORE_ROUNDS = 50
 
@@ -67,7 +68,7 @@ def build_corpora(events: DataFrame, settings: Corpora) -> DataFrame:
 
 def latest_histories(events: DataFrame, settings: Corpora) -> DataFrame:
     """(user_id, history): what `build_corpora` would show of the user to a target after all of these events. One shuffle; no buffer outgrows a history."""
-    event = F.struct("item_id", "surface", "action", "query", "event_ts")
+    event = F.struct(*SHOWN, "event_ts")
     newest_first = F.max_by(event, F.struct(*ORDER), settings.history_length)
     return events.groupBy("user_id").agg(F.reverse(newest_first).alias("history"))
 
@@ -111,7 +112,7 @@ def instants(events: DataFrame, depth: int) -> DataFrame:
 
 def as_action(event: Column, event_ts: Column) -> Column:
     """The fields of `tables.ACTION`."""
-    return F.struct(*(event[name].alias(name) for name in ("item_id", "surface", "action", "query")), event_ts.alias("event_ts"))
+    return F.struct(*(event[name].alias(name) for name in SHOWN), event_ts.alias("event_ts"))
 
 
 def last(array: str, n: int) -> Column:
