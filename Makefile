@@ -58,7 +58,7 @@ audit: env  ## known vulnerabilities of the locked packages; asks PyPI itself, a
 
 lock: env  ## resolve pyproject.toml anew into requirements.lock (hashes, no URLs)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header -o requirements.lock
+	  --no-annotate --no-header -o requirements.lock
 
 clean:  ## remove the environment, the demo's lake and caches
 	rm -rf .venv .tandem *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse
