@@ -12,12 +12,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import faiss
 import numpy as np
-from nights import HERE, commit, machine, write
+from figures import HERE, origin, write
 
 from model import identifiers, trie
 
@@ -70,13 +69,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 def main() -> int:
     faiss.omp_set_num_threads(1)
     rng = np.random.default_rng(0)
-    common = {
-        "command": "python tests/benchmarks/catalogue.py",
-        "data": "random codes, clustered random vectors",
-        "seeds": [0],
-        "machine": f"{machine()}, 1 thread",
-    }
-    common |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit()}
+    common = origin("python tests/benchmarks/catalogue.py", "random codes, clustered random vectors", [0], more="1 thread")
     codes = distinct(ITEMS, rng)
     trie.build(codes)  # once before it counts: memory is fetched from the system
     rounds = [(timed(lambda: trie.build(codes)), timed(lambda: prefixes(codes))) for _ in range(ROUNDS)]

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from figures import HERE, REPOSITORY, origin, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kills import PUBLISHED, Reader, campaign, compare, rows_of, start
-from nights import HERE, REPOSITORY, commit, machine, write
 
 from jobs.__main__ import main as command_line
 from jobs.run import STEPS
@@ -240,8 +240,7 @@ def main() -> int:
     made |= {"resume": lambda: resume(home), "rows": lambda: rows(home)}
     parts = {name: once(home, f"{name}-{chosen.kills}-{len(chosen.steps)}" if name == "kills" else name, made[name]) for name in chosen.parts}
     command = " ".join(["python tests/benchmarks/chaos.py", *sys.argv[1:]])
-    common = {"command": command, "data": "simulated, 120 users, 60 items", "seeds": [SEED], "machine": machine()}
-    common |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit()}
+    common = origin(command, "simulated, 120 users, 60 items", [SEED])
     held = common | {"minutes": round((time.monotonic() - began) / 60), "figures": figures(parts, common), **parts}
     (HERE / "results" / "faults.json").write_text(json.dumps(held, indent=1) + "\n")
     told(f"written: {HERE / 'results' / 'faults.json'}")

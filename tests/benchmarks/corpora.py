@@ -15,8 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from nights import HERE, commit, machine, write
+from figures import HERE, origin, ratio, write
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -142,20 +140,13 @@ def main() -> int:
     slope[chosen.events] = min(seconds["tandem"])
     exponent = float(np.polyfit(np.log(list(slope)), np.log(list(slope.values())), 1)[0])
     heavy = round(timed("tandem", log_of(chosen.events // 10, folder / "heavy", HEAVY)), 2)
-    common = {
-        "command": f"python tests/benchmarks/corpora.py --events {chosen.events} --rounds {chosen.rounds}",
-        "data": f"{chosen.events:,} simulated events",
-        "seeds": [0],
-        "machine": f"{machine()}, pyspark {version('pyspark')}, duckdb {version('duckdb')}, polars {version('polars')}",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
-    }
+    command = f"python tests/benchmarks/corpora.py --events {chosen.events} --rounds {chosen.rounds}"
+    common = origin(command, f"{chosen.events:,} simulated events", [0], "pyspark", "duckdb", "polars")
     found: dict[str, Any] = {"users": written["tandem"][0], "actions": written["tandem"][1], "seconds": seconds, "slope": slope, "exponent": round(exponent, 3)}
     found |= {"heavy_events": HEAVY, "heavy_seconds": heavy}
     (HERE / "results" / "speed_corpora.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
-    turns = [theirs / ours for ours, theirs in zip(seconds["tandem"], seconds["usual recipe"], strict=True)]
-    figure = {"figure": "corpora_vs_collect_list", "value": float(np.median(turns)), "unit": "ratio", "ci": [min(turns), max(turns)]}
-    write([{**figure, "rival": "sort_array(collect_list(struct)), seconds", "rival_value": float(np.median(seconds["usual recipe"]))}], common)
+    theirs = seconds["usual recipe"]
+    write([ratio("corpora_vs_collect_list", theirs, seconds["tandem"], "sort_array(collect_list(struct)), seconds", float(np.median(theirs)))], common)
     print(json.dumps(found, indent=1))
     shutil.rmtree(folder)
     return 0

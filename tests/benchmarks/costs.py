@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from nights import HERE, REPOSITORY, commit, machine
+from figures import HERE, REPOSITORY, origin
 
 DAY = date(2026, 11, 19)
 BEGIN = {"users": 1000, "items": 500, "events_per_user": 12}
@@ -129,8 +129,7 @@ def main() -> int:
     if chosen.quick:
         return 0
     growing = growth(nights)
-    common = {"command": "python tests/benchmarks/costs.py", "data": "simulated", "seeds": [7], "machine": machine()}
-    common |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit()}
+    common = origin("python tests/benchmarks/costs.py", "simulated", [7])
     found = {"nights": nights, "exponents": growing, "wanted": WANTED, "core_hours": estimate(nights, growing)}
     (HERE / "results" / "speed_costs.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
     return 0

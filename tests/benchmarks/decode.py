@@ -17,13 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nights import HERE, commit, machine, write
+from figures import HERE, origin, ratio, write
 
 LEVELS, CODES, ITEMS, LENGTH, USERS, ROUNDS, COMPARED = 4, 256, 50_000, 64, 512, 5, 64
 SHAPES = {  # T5's sizes, and how many answers a user gets
@@ -252,9 +250,7 @@ def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
     row = {each["contestant"]: each for each in found["rows"]}
 
     def against(figure: str, own: str, rival: str) -> dict[str, Any]:
-        turns = [a / b for a, b in zip(row[own]["rounds"], row[rival]["rounds"], strict=True)]
-        value = row[own]["median"] / row[rival]["median"]
-        return {"figure": figure, "value": value, "unit": "ratio", "ci": [min(turns), max(turns)], "rival": rival, "rival_value": row[rival]["median"]}
+        return ratio(figure, row[own]["rounds"], row[rival]["rounds"], rival, row[rival]["median"])
 
     if found["shape"] == "tiger_k50":
         return [against("decode_k50_vs_hf", "tandem fp32", "hf")]
@@ -291,14 +287,9 @@ def main() -> int:
         return contestant(chosen.contestant, chosen.shapes[0], chosen.batch, chosen.folder)
     for shape in chosen.shapes:
         found = race(shape, chosen.rounds, chosen.seconds)
-        common = {
-            "command": f"python tests/benchmarks/decode.py {shape} --rounds {chosen.rounds} --seconds {chosen.seconds:g}",
-            "data": f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights",
-            "seeds": [0],
-            "machine": f"{machine()}, torch {version('torch')}, transformers {version('transformers')}, 1 thread",
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "commit": commit(),
-        }
+        command = f"python tests/benchmarks/decode.py {shape} --rounds {chosen.rounds} --seconds {chosen.seconds:g}"
+        data = f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights"
+        common = origin(command, data, [0], "torch", "transformers", more="1 thread")
         (HERE / "results" / f"decoding_{shape}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
         write(figures(found), common)
         for row in found["rows"]:

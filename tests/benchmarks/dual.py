@@ -12,13 +12,12 @@ import os
 import sys
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from nights import HERE, commit, machine
+from figures import HERE, origin, write
 from quality import begun, verb
 
 OFFICIAL = {"semantic": 0.0021, "collaborative": 0.0}  # after its repair, on the same items (reference gensar 6.2)
@@ -48,19 +47,11 @@ def main() -> int:
             picture(folder / "lake", HERE / "results" / "dual_names.png")
         rows.append({"variant": name, "seconds": round(seconds, 1), "checks": checks})
         print(name, round(seconds, 1), {key: value for key, value in checks.items() if "collisions" in key or key == "one_item_per_identifier"}, flush=True)
-    common = {
-        "command": "python tests/benchmarks/dual.py",
-        "data": "amazon_beauty_paper",
-        "seeds": [7],
-        "machine": machine(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
-    }
+    common = origin("python tests/benchmarks/dual.py", "amazon_beauty_paper", [7])
     (HERE / "results" / "dual_names.json").write_text(json.dumps({**common, "rows": rows}, indent=1) + "\n")
-    for side, view in VIEWS.items():
-        value = rows[0]["checks"][f"{view}.collisions_after_repair"]
-        row = {"figure": f"dual_collisions_{side}", "value": value, "unit": "fraction", "ci": None, "rival": "official code", "rival_value": OFFICIAL[side]}
-        (HERE / "results" / f"dual_collisions_{side}.json").write_text(json.dumps({**row, **common}, indent=1) + "\n")
+    kept = {side: rows[0]["checks"][f"{view}.collisions_after_repair"] for side, view in VIEWS.items()}
+    rest = {"unit": "fraction", "ci": None, "rival": "official code"}
+    write([{"figure": f"dual_collisions_{side}", "value": value, **rest, "rival_value": OFFICIAL[side]} for side, value in kept.items()], common)
     return 0
 
 

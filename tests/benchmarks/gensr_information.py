@@ -11,10 +11,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
-from nights import HERE, REPOSITORY, commit, machine, write
+from figures import HERE, REPOSITORY, origin, write
 
 TASKS = ("recommend", "search")
 
@@ -32,14 +31,8 @@ def main() -> int:
     if code:
         return code
     done = json.loads((lake / "information.json").read_text())
-    told = {"command": " ".join(["python tests/benchmarks/gensr_information.py", *(f"--set {each}" for each in chosen.set)])}
-    told |= {
-        "data": "simulated: model/pair_worlds.py",
-        "seeds": done["seeds"],
-        "machine": machine(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
-    }
+    command = " ".join(["python tests/benchmarks/gensr_information.py", *(f"--set {each}" for each in chosen.set)])
+    told = origin(command, "simulated: model/pair_worlds.py", done["seeds"])
     arms = {arm: {name: [round(x, 4) if x == x else None for x in value] for name, value in figures.items()} for arm, figures in done["figures"].items()}
     (HERE / "results" / "information.json").write_text(
         json.dumps({**told, "core_seconds": done["core_seconds"], "verdict": done["verdict"], "arms": arms}, indent=1) + "\n"

@@ -10,11 +10,10 @@ tests/benchmarks/results/gensr_pairs_per_s_vs_hf.json; its interval is of the re
 import argparse
 import sys
 import time
-from datetime import UTC, datetime
 
 import numpy as np
 import torch
-from nights import commit, machine, write
+from figures import origin, write
 
 from model.data import ragged
 from model.gensr import GenSR
@@ -83,9 +82,8 @@ def main() -> None:
     print(f"{ours:.0f} pairs/s, plain loop {theirs:.0f}: {ours / theirs:.1f} times; scores at most {apart:.1e} apart")
     figure = {"figure": "gensr_pairs_per_s_vs_hf", "value": round(ours), "unit": "pairs/s", "ci": [round(min(rates["ours"])), round(max(rates["ours"]))]}
     rival = {"rival": "plain Hugging Face loop, batches of 64 pairs", "rival_value": round(theirs)}
-    told = {"command": " ".join(["python", *sys.argv]), "data": f"{asked.requests} searches × {asked.candidates} random items, size {asked.size}"}
-    common = {"seeds": [0], "machine": machine(), "date": datetime.now(UTC).date().isoformat(), "commit": commit()}
-    write([{**figure, **rival}], {**told, **common})
+    data = f"{asked.requests} searches × {asked.candidates} random items, size {asked.size}"
+    write([{**figure, **rival}], origin(" ".join(["python", *sys.argv]), data, [0]))
 
 
 if __name__ == "__main__":

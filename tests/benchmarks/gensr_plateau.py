@@ -13,13 +13,12 @@ Writes tests/benchmarks/results/gensr_plateau.json: of every way and seed the cu
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from nights import commit, machine
+from figures import origin
 from torch import Tensor
 
 from model import pair_study, pair_worlds, unified
@@ -61,8 +60,7 @@ def main() -> None:
             points = [{name: round(point[name], 4) for name in TOLD} for point in curve(way, seed, asked.steps)]
             curves.setdefault(way, []).append(points)
             print(way, seed, [(int(point["step"]), point["valid_recommend"], point["valid_search"]) for point in points], flush=True)
-            told = {"command": " ".join(["python", *sys.argv]), "seeds": asked.seeds, "machine": machine(), "commit": commit()}
-            told["date"] = datetime.now(UTC).date().isoformat()
+            told = origin(" ".join(["python", *sys.argv]), "simulated: model/pair_worlds.py", asked.seeds)
             RESULT.write_text(json.dumps({**told, "prior": round(entropy(0.2), 4), "floor": floors, "curves": curves}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -16,10 +16,11 @@ import os
 import shutil
 import sys
 import time
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
-from nights import DAYS, HERE, REPOSITORY, commit, machine
+from figures import HERE, REPOSITORY, origin
+from nights import DAYS
 
 from jobs.config import Config, load
 
@@ -54,15 +55,8 @@ def main() -> int:
         shutil.rmtree(lake, ignore_errors=True)
     day = date.fromisoformat("2026-11-19" if chosen.quick else DAYS[chosen.name])
     rows = compare(lake, day, None if chosen.quick else str(REPOSITORY / "examples" / f"{chosen.name}.toml"), chosen.set)
-    told = {
-        "data": data,
-        "command": " ".join(["python tests/benchmarks/identifiers.py", "--quick" if chosen.quick else chosen.name, *(f"--set {each}" for each in chosen.set)]),
-        "seeds": [7],
-        "machine": machine(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
-        "rows": rows,
-    }
+    command = " ".join(["python tests/benchmarks/identifiers.py", "--quick" if chosen.quick else chosen.name, *(f"--set {each}" for each in chosen.set)])
+    told = {**origin(command, data, [7]), "rows": rows}
     target = lake / "identifiers.json" if chosen.quick else HERE / "results" / "identifiers.json"
     target.write_text(json.dumps(told, indent=1) + "\n")
     print(f"{len(rows)} names compared: {target}")

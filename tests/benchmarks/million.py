@@ -20,8 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ import numpy as np
 import pandas as pd
 import psutil
 from decode import CODES, ITEMS, LEVELS, SHAPES, world
-from nights import HERE, commit, machine, write
+from figures import HERE, origin, write
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -179,20 +177,14 @@ def main() -> int:
         requests(spark, users).write.parquet(str(folder / f"users-{users}"))
     theirs = rival(spark, folder / f"users-{sizes[0]}", folder / "theirs")
     print(f"Hugging Face in Spark: {theirs} users/s", flush=True)
-    found: dict[str, Any] = {"hf_users_per_second": theirs}
+    found: dict[str, Any] = {"hf_users": THEIRS, "hf_users_per_second": theirs}
     for precision in ("fp32", "bf16"):
         model = artifact(folder / precision, precision)
         alone = bare_rate(model, cores)
         runs = [served(spark, folder / f"users-{users}", users, model, folder / "answers") for users in sizes]
         found[precision] = {"bare_users_per_second": alone, "runs": runs, "minutes_per_million": round(1e6 / runs[-1]["users_per_second"] / 60, 1)}
-    common = {
-        "command": f"python tests/benchmarks/million.py --users {chosen.users}",
-        "data": f"{chosen.users:,} simulated users of {HISTORY} items, {ITEMS:,} items of {LEVELS} random codes, random weights",
-        "seeds": [0],
-        "machine": f"{machine()}, torch {version('torch')}, pyspark {version('pyspark')}",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
-    }
+    data = f"{chosen.users:,} simulated users of {HISTORY} items, {ITEMS:,} items of {LEVELS} random codes, random weights"
+    common = origin(f"python tests/benchmarks/million.py --users {chosen.users}", data, [0], "torch", "pyspark")
     (HERE / "results" / "speed_million.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
     small, large = found["fp32"]["runs"]
     minutes = {"figure": "spark_million_users_minutes", "value": found["fp32"]["minutes_per_million"], "unit": "minutes", "ci": None}

@@ -9,30 +9,16 @@ which `python tests/benchmarks/readme.py` makes the README's tables. Run it whil
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from deltalake import DeltaTable
+from figures import HERE, REPOSITORY, origin, write
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
 DAYS = {"amazon_toys": "2014-07-23", "amazon_toys_known_item": "2014-07-23", "movielens_small": None}
-
-
-def machine() -> str:
-    model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine()
-    )
-    return f"{os.cpu_count()}-core {model}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 10**9} GB, no GPU"
-
-
-def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def quality(lake: Path, day: str) -> list[dict]:
@@ -66,13 +52,8 @@ def main() -> int:
     seconds = time.monotonic() - started
     steps = [{key: step[key] for key in ("verb", "seconds", "peak_mb")} for step in json.loads(result.read_text())["steps"]]
     written = {
-        "data": chosen.name,
+        **origin(f"python tests/benchmarks/nights.py {chosen.name}" + "".join(f" --set {each}" for each in chosen.set), chosen.name, [7]),
         "day": day,
-        "command": f"python tests/benchmarks/nights.py {chosen.name}" + "".join(f" --set {each}" for each in chosen.set),
-        "seeds": [7],
-        "machine": machine(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
         "seconds": round(seconds, 1),
         "steps": steps,
         "quality": quality(lake, day),
@@ -105,12 +86,6 @@ def figures(night: dict) -> None:
             figure = {"figure": f"{night['data']}_{task}_ndcg10", "value": own["value"], "unit": "fraction", "ci": [own["ci_low"], own["ci_high"]]}
             rows.append({**figure, "rival": best, "rival_value": rivals[best]})
     write(rows, common)
-
-
-def write(figures: list[dict], common: dict) -> None:
-    """A file per headline figure, as design.md section 9 has it."""
-    for figure in figures:
-        (HERE / "results" / f"{figure['figure']}.json").write_text(json.dumps({**figure, **common}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

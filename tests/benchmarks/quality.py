@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from nights import commit, machine
+from figures import origin
 
 HERE = Path(__file__).parent
 DEPTH = 100
@@ -291,13 +291,9 @@ def main() -> int:
         print(f"{name} {task} {method}: " + ", ".join(f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in told.items()), flush=True)
     if chosen.only:
         return 0
+    command = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *map(str, chosen.seeds), *(f"--set {each}" for each in chosen.set)])
     written = {
-        "data": name,
-        "command": " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *map(str, chosen.seeds), *(f"--set {each}" for each in chosen.set)]),
-        "seeds": chosen.seeds,
-        "machine": machine(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": commit(),
+        **origin(command, name, chosen.seeds),
         "quality": [{"task": task, "method": method, "n": len(found[0]), "metrics": summary(found)} for (method, task), found in sorted(ranks.items())]
         + spark_rivals(lake),
     }

@@ -140,7 +140,8 @@ def dual(path: Path) -> str:
         "|---|" + "---|" * 7,
     ]
     for row in held["rows"]:
-        checks = {view: {name.removeprefix(f"{view}."): value for name, value in row["checks"].items()} for view in ("search", "recommend")}
+        prefixed = {view: (f"{view}.", row["checks"]) for view in ("search", "recommend")}
+        checks = {view: {name.removeprefix(own): value for name, value in held.items() if name.startswith(own)} for view, (own, held) in prefixed.items()}
         shares = [" / ".join(f"{100 * of[name]:.2f} %" for of in checks.values()) for name in ("collisions_before_repair", "collisions_after_repair")]
         end = f"{row['checks']['one_item_per_identifier']:.0f}"
         lost = " / ".join(f"{100 * of['unexplained_share']:.0f} %" for of in checks.values())

@@ -95,8 +95,8 @@ def speed_million(path: Path) -> str:
                 f"{run['workers_mb']:,}",
             ]
             lines.append(f"| tandem {precision} | {' | '.join(cells)} | {minutes} |")
-    theirs = held["hf_users_per_second"]
-    lines.append(f"| Hugging Face fp32 | 800 | {800 / theirs:.0f} | {theirs:.0f} | – | – | {1e6 / theirs / 60:.0f} |")
+    users, theirs = held["hf_users"], held["hf_users_per_second"]
+    lines.append(f"| Hugging Face fp32 | {users:,} | {users / theirs:.0f} | {theirs:.0f} | – | – | {1e6 / theirs / 60:.0f} |")
     return "\n".join(lines)
 
 

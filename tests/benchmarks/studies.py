@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalake import DeltaTable
-from nights import HERE, REPOSITORY, commit, machine, write
+from figures import HERE, REPOSITORY, origin, write
 
 from jobs import study
 
@@ -78,14 +78,8 @@ def main() -> int:
         if code:
             return code
         found, done = points(lake.absolute(), subject, day), json.loads(result.read_text())
-        common = {
-            "command": " ".join(["python tests/benchmarks/studies.py", subject, *(f"--set '{each}'" for each in chosen.set)]),
-            "data": "simulated: model/worlds.py",
-            "seeds": done["seeds"],
-            "machine": machine(),
-            "date": str(day),
-            "commit": commit(),
-        }
+        command = " ".join(["python tests/benchmarks/studies.py", subject, *(f"--set '{each}'" for each in chosen.set)])
+        common = origin(command, "simulated: model/worlds.py", done["seeds"])
         written = {**common, "study": subject, "core_seconds": done["core_seconds"], "points": [{name: bare(point[name]) for name in SAID} for point in found]}
         (HERE / "results" / f"study_{subject}.json").write_text(json.dumps(written, indent=1) + "\n")
         write(headlines(subject, found), common)

@@ -17,17 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
-from importlib.metadata import version
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nights import HERE, commit, machine, write
+from decode import TUNED, read
+from figures import HERE, origin, ratio, write
 from quality import begun, verb
 
 NAMES = {"atomic": [], "codes": ["identifiers.scheme=semantic", "identifiers.construction=content", "identifiers.levels=3"]}
-TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
 # contestant → (what runs, precision, tuned, batch sizes)
 CONTESTANTS = {
     "tandem fp32": ("tandem", "fp32", True, (256,)),
@@ -44,7 +43,7 @@ def training_of(spec: dict[str, Any], precision: str, batch: int) -> Any:
     return Training(spec | {"train": spec["train"] | {"precision": precision, "batch_size": batch, "warmup_share": 0.0}})
 
 
-def tandem(spec: dict[str, Any], precision: str, batch: int, tuned: bool) -> tuple[Any, Any]:
+def tandem(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
     """Functions: of nothing, one step that returns how many rows it learnt from; of row numbers of the validation rows, their losses."""
     import torch
 
@@ -76,14 +75,14 @@ def tandem(spec: dict[str, Any], precision: str, batch: int, tuned: bool) -> tup
     return step, losses
 
 
-def hf(spec: dict[str, Any], precision: str, batch: int, tuned: bool) -> tuple[Any, Any]:
+def hf(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
     import torch
     from torch.nn import functional as F
     from transformers import T5ForConditionalGeneration
 
     from model import data
 
-    training = training_of(spec, "fp32", batch)
+    training, tuned = training_of(spec, "fp32", batch), precision == "bf16"
     held = training.model.t5
     torch.set_float32_matmul_precision("medium" if tuned else "highest")
     torch.manual_seed(0)
@@ -135,8 +134,8 @@ def contestant(name: str, batch: int, spec: dict[str, Any]) -> int:
     import torch
 
     torch.set_num_threads(1)
-    kind, precision, tuned, _ = CONTESTANTS[name]
-    step, losses = {"tandem": tandem, "hf": hf}[kind](spec, precision, batch, tuned)
+    kind, precision, _, _ = CONTESTANTS[name]
+    step, losses = {"tandem": tandem, "hf": hf}[kind](spec, precision, batch)
     print("ready", flush=True)
     for line in sys.stdin:
         wanted, begun = int(line.split()[1]), time.perf_counter()
@@ -154,19 +153,20 @@ def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
             command = [sys.executable, __file__, "--contestant", name, "--batch", str(batch), "--spec", str(path)]
             limits = {**os.environ, **(TUNED if tuned else {}), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             running[name, batch] = subprocess.Popen(command, env=limits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            told(running[name, batch], "ready")
+            if read(running[name, batch], name) != "ready":
+                raise RuntimeError(f"{name} at batch {batch} did not start")
     speeds: dict[tuple[str, int], list[float]] = {key: [] for key in running}
     for turn in range(-1, rounds):  # the first warms up
         for key, process in running.items():
             count = 2048 if turn < 0 else rows
             process.stdin.write(f"go {count}\n")
             process.stdin.flush()
-            speeds[key].append(round(count / float(told(process)), 1))
+            speeds[key].append(round(count / float(read(process, key[0])), 1))
         print(f"round {turn + 1} of {rounds}: " + ", ".join(f"{n} {b}: {s[-1]}" for (n, b), s in speeds.items()), flush=True)
     losses = {}
     for key, process in running.items():
         process.stdin.close()
-        losses[key] = float(told(process))
+        losses[key] = float(read(process, key[0]))
         process.wait()
     made = []
     for name in CONTESTANTS:
@@ -174,15 +174,6 @@ def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
         row = {"contestant": name, "batch": best[1], "median": float(np.median(speeds[best][1:])), "rounds": speeds[best][1:]}
         made.append(row | {"loss_at_256": round(losses[name, 256], 4)})
     return made
-
-
-def told(process: subprocess.Popen[str], expected: str | None = None) -> str:
-    """The process's next line that is meant for us: what it expects, or a number."""
-    for line in process.stdout:
-        text = line.strip()
-        if text == expected or (expected is None and text.replace(".", "", 1).replace("e-", "", 1).isdigit()):
-            return text
-    raise RuntimeError(f"a contestant ended: exit code {process.wait()}")
 
 
 def spec_of(folder: Path, day: date, names: list[str]) -> dict[str, Any]:
@@ -220,21 +211,13 @@ def main() -> int:
         path = folder / f"spec-{name}.json"
         path.write_text(json.dumps(spec_of(folder, day, NAMES[name])))
         found = race(path, chosen.rounds, chosen.rows)
-        common = {
-            "command": f"python tests/benchmarks/training.py {name} --rounds {chosen.rounds} --rows {chosen.rows}",
-            "data": "amazon_beauty_paper",
-            "seeds": [0],
-            "machine": f"{machine()}, torch {version('torch')}, transformers {version('transformers')}, 1 thread",
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "commit": commit(),
-        }
+        command = f"python tests/benchmarks/training.py {name} --rounds {chosen.rounds} --rows {chosen.rows}"
+        common = origin(command, "amazon_beauty_paper", [0], "torch", "transformers", more="1 thread")
         (HERE / "results" / f"speed_training_{name}.json").write_text(json.dumps({"names": name, "rows": found, **common}, indent=1) + "\n")
         print(json.dumps(found, indent=1))
         if name == "codes":
             row = {each["contestant"]: each for each in found}
-            turns = [a / b for a, b in zip(row["tandem bf16"]["rounds"], row["hf"]["rounds"], strict=True)]
-            figure = {"figure": "train_vs_hf", "value": float(np.median(turns)), "unit": "ratio", "ci": [min(turns), max(turns)]}
-            write([{**figure, "rival": "hf", "rival_value": row["hf"]["median"]}], common)
+            write([ratio("train_vs_hf", row["tandem bf16"]["rounds"], row["hf"]["rounds"], "hf", row["hf"]["median"])], common)
     return 0
 
 
