@@ -179,7 +179,7 @@ def drift(chosen: list[Any], there: list[Any]) -> str:
         told = "; ".join(f"{name} {series[0][1]:.3f} on {series[0][0]}, {series[-1][1]:.3f} on {series[-1][0]}" for name, series in shown.items())
         what = "Share of actions on the items that were the top tenth of the week before"
         parts.append(f'<h3>Popularity</h3><p class="quiet">{what}.</p>{by_day(shown, "share of actions", f"{what}: {told}")}')
-    if len(there) > 1:
+    if len(there) > 2:  # the first day came from nowhere: one change is no line
         shown = {name: [(row.ds, getattr(row, name)) for row in there if getattr(row, name) is not None] for name in ("new", "gone")}
         told = f"{there[0].available:,} items on {there[0].ds}, {there[-1].available:,} on {there[-1].ds}"
         what = "Items that came and that went since the day before, as a share of the catalogue"

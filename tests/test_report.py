@@ -18,6 +18,7 @@ from jobs.writes import create, schema
 D = date(2026, 11, 19)
 NOW = datetime(2026, 11, 20, 1, 2, tzinfo=UTC)
 NEITHER = {"new": None, "gone": None}  # the first day of a catalogue
+CHANGED = {"new": 0.1, "gone": 0.0}
 NASTY = """<script>alert("x")</script>&'"""
 
 
@@ -88,7 +89,7 @@ def every_part():
         page.curve(curve),
         page.drift(
             [SimpleNamespace(day=D - timedelta(days=i), surface=s, kept=0.5) for s in ("recommendation", "search") for i in (1, 0)],
-            [SimpleNamespace(ds=D - timedelta(days=i), available=9, **share) for i, share in ((1, NEITHER), (0, {"new": 0.1, "gone": 0.0}))],
+            [SimpleNamespace(ds=D - timedelta(days=i), available=9, **share) for i, share in ((2, NEITHER), (1, CHANGED), (0, CHANGED))],
         ),
         page.nights([figure(m, "ndcg", 0.2, day=D - timedelta(days=i)) for m in ("model", "itemknn") for i in range(3)]),
         page.slices(quality()),
