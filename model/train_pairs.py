@@ -1,4 +1,4 @@
-"""The training of a recipe that answers about pairs (gensr): what `model.train` does, with other data, model and loss.
+"""The training of a recipe that answers about pairs (gensr).
 
 Reads corpora (the users, too) and items at the versions the specification pins; its part `pairs` says how pairs are made,
 
@@ -12,43 +12,38 @@ ones alike; an equal score counts against it.
 
 import hashlib
 from dataclasses import replace
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from model import artifact, data, initial, lightgcn, negatives, pairs
+from model import artifact, corpus, data, initial, lightgcn, negatives, pairs
 from model.gensr import GenSR, look_for_alike
+from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
 from model.pairs import Drawing, Requests
 from model.questions import TASKS, Form, Prompts, text_rows
 from model.recipes import RECIPES
 from model.score import Scorer
-from model.train import BadCorpus, Training, log
 from model.unified import INITIAL_STD, SIZES, from_checkpoint, from_sizes
 from model.vocabulary import MARKS, Vocabulary
 
-COLUMNS = ["example_id", "task", "user_id", "history", "query", "target_item_id", "event_ts", "split"]
 ANSWERS = {"joint": np.arange(2)[:, None]}  # No and Yes, the identifiers of what there is to say
 AMONG = 99  # wrong candidates of a validation request
 
 
 class PairTraining(Training):
     def load_data(self) -> None:
-        spec, day = self.spec, date.fromisoformat(self.spec["day"])
+        spec = self.spec
         self.form = Form(**{**spec["pairs"]["form"], "views": tuple(spec["pairs"]["form"].get("views", Form.views))})
         self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
-        items = data.read_table(*spec["tables"]["items"], ["item_id", "text"], day=day).sort_by("item_id")
+        items, rows = corpus.items(spec), corpus.splits(spec)
         self.item_ids, self.texts = items["item_id"].to_pylist(), [text or "" for text in items["text"].to_pylist()]
-        corpora = data.read_table(*spec["tables"]["corpora"], COLUMNS, until=day)
-        corpora = corpora.sort_by([("event_ts", "ascending"), ("example_id", "ascending")])  # files lie in no order: the same rows, the same model
-        splits = data.split_of(corpora, datetime.fromisoformat(spec["valid_from"]), datetime.fromisoformat(spec["test_from"]))
-        self.vocabulary = self.make_vocabulary(ANSWERS, corpora.filter(splits == "train"), day)
+        self.vocabulary = corpus.make_vocabulary(spec, ANSWERS, rows["train"])
         limit = self.settings["max_query_tokens"]
         self.prompts = Prompts(self.vocabulary, self.form, limit)
-        self.train, valid = (self.requests(corpora.filter(splits == split), limit) for split in ("train", "valid"))
+        self.train, valid = (self.requests(rows[split], limit) for split in ("train", "valid"))
         self.valid = valid.take(self.draw_valid(valid))
         missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
         if missing or not len(self.train):
@@ -60,7 +55,10 @@ class PairTraining(Training):
     def requests(self, table: Any, limit: int) -> Requests:
         """Those of the tasks trained, each with the items of its words."""
         found = pairs.encode(table, self.item_ids, self.vocabulary, limit, lambda queries: negatives.pools(self.texts, queries, self.spec["pairs"]["pool"]))
-        return self.servable(found.take(np.flatnonzero(np.isin(found.task, [TASKS.index(task) for task in self.tasks]))))
+        wanted = np.isin(found.task, [TASKS.index(task) for task in self.tasks])
+        if self.spec["exclude_seen"]:  # what is not recommended again is not learnt as an answer either
+            wanted &= ~found.repeats | (found.task != TASKS.index("recommend"))
+        return found.take(np.flatnonzero(wanted))
 
     def draw_valid(self, valid: Requests) -> np.ndarray:
         rng = np.random.default_rng(self.settings["seed"])
@@ -92,11 +90,10 @@ class PairTraining(Training):
 
     @torch.no_grad()
     def begin_words(self, unified: torch.nn.Module) -> None:
-        """Words begin at the vectors of the items that they name, as in `Training.begin_rows`."""
+        """Words begin at the vectors of the items that they name, as in `UnifiedTraining.begin_rows`."""
         shared, n = unified.t5.shared.weight, len(self.item_ids)
-        vectors = initial.item_vectors(
-            *self.spec["tables"]["item_embeddings"], date.fromisoformat(self.spec["day"]), self.item_ids, shared.shape[1], self.settings["seed"]
-        )
+        table = *self.spec["tables"]["item_embeddings"], corpus.day_of(self.spec)
+        vectors = initial.item_vectors(*table, self.item_ids, shared.shape[1], self.settings["seed"])
         named = Vocabulary.build(self.vocabulary.tokenizer, self.vocabulary.text_size - len(MARKS), {"joint": np.arange(n)[:, None]})
         rows = torch.from_numpy(initial.token_rows(vectors, self.texts, named, INITIAL_STD))[: self.vocabulary.text_size]
         known = torch.cat([rows.abs().sum(dim=1) > 0, torch.zeros(len(shared) - len(rows), dtype=torch.bool)])

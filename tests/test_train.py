@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from worlds import DAY, ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
-from model import artifact, data, rank, train
+from model import artifact, data, rank, train, train_unified
 from model.data import Examples, Ragged
 from model.recipes import RECIPES
 from model.tasks import item_part
@@ -171,7 +171,7 @@ def test_what_one_person_alone_typed_is_no_token(tmp_path: Path, users: tuple[st
         for row, word in zip(asked, ("pay", "call"), strict=False):
             row["query"] = f"{word} 4111111111111111"
     write_lake(tmp_path, rows)
-    vocabulary = train.Training(training_spec(tmp_path)).vocabulary
+    vocabulary = train_unified.UnifiedTraining(training_spec(tmp_path)).vocabulary
     assert any("4111" in token for token in vocabulary.tokenizer.get_vocab()) is (len(users) > 1)
 
 

@@ -39,9 +39,9 @@ HELD_OUT = 2048
 
 
 def training_of(spec: dict[str, Any], precision: str, batch: int) -> Any:
-    from model.train import Training
+    from model.train_unified import UnifiedTraining
 
-    return Training(spec | {"train": spec["train"] | {"precision": precision, "batch_size": batch, "warmup_share": 0.0}})
+    return UnifiedTraining(spec | {"train": spec["train"] | {"precision": precision, "batch_size": batch, "warmup_share": 0.0}})
 
 
 def tandem(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:

@@ -1,0 +1,131 @@
+"""The training of a recipe that names items (bridge, gensar): prompts to identifiers, by the unified model.
+
+Reads corpora, items, item_embeddings and item_identifiers at the versions the specification pins. Knows no checkpoint.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import artifact, corpus, data, initial
+from model.derived import derived
+from model.loop import BadCorpus, Training, log
+from model.metrics import ndcg_at, recall_at
+from model.phrasings import phrasing_of
+from model.rank import Ranker
+from model.recipes import RECIPES, SERVED
+from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
+from model.vocabulary import Vocabulary
+
+
+class UnifiedTraining(Training):
+    def load_data(self) -> None:
+        spec, seed = self.spec, self.settings["seed"]
+        self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
+        self.item_ids, codes = data.read_identifiers(*spec["tables"]["item_identifiers"], corpus.day_of(spec), spec["scheme"])
+        rows = corpus.splits(spec)
+        self.vocabulary = corpus.make_vocabulary(spec, codes, rows["train"])
+        self.phrasing = phrasing_of(self.settings["recipe"])(self.vocabulary, self.settings | {"history_length": spec["history_length"]})
+        train, valid = (self.examples(rows[split]) for split in ("train", "valid"))
+        texts = corpus.item_texts(spec, self.item_ids) if set(self.tasks) - set(SERVED) else []
+        train = derived(train, self.tasks, texts, self.vocabulary, self.settings["max_text_tokens"], self.settings["pseudo_queries"], seed)
+        self.train = data.capped(train, self.settings["max_per_item"], seed)
+        self.valid = valid.take(self.draw_valid(valid))
+        if len(self.train) == 0:
+            found = sum(map(len, rows.values()))
+            raise BadCorpus(f"no training example for tasks {self.tasks} up to {spec['valid_from']} in corpora ({found} training and validation rows)")
+        missing = [task for i, task in enumerate(self.tasks) if not (self.train.task == i).any()]
+        if missing:
+            raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
+        counts = {task: int((self.train.task == i).sum()) for i, task in enumerate(self.tasks)}
+        log.info("%s training and %d validation examples, %d items, %d tokens", counts, len(self.valid), len(self.item_ids), self.vocabulary.size)
+
+    def examples(self, rows: Any) -> data.Examples:
+        """Of the tasks that are served. Where items of the history are not recommended again, they are not learnt as answers either."""
+        found = data.encode(rows, SERVED, self.item_ids, self.vocabulary, self.settings["max_query_tokens"], self.phrasing)
+        return found.take(np.flatnonzero(~found.repeats | (found.task != SERVED.index("recommend")))) if self.spec["exclude_seen"] else found
+
+    def draw_valid(self, valid: data.Examples) -> np.ndarray:
+        rng = np.random.default_rng(self.settings["seed"])
+        rows = [np.flatnonzero(valid.task == number) for number, task in enumerate(valid.tasks) if task in self.tasks]
+        return np.sort(np.concatenate([rng.permutation(r)[: self.settings["max_valid_rows"]] for r in rows])).astype(np.int64)
+
+    def make_model(self) -> UnifiedModel:
+        settings, vocabulary = self.settings, self.vocabulary
+        if settings["backbone"] in SIZES:
+            shape = vocabulary.text_size, vocabulary.level_sizes, settings["dropout"], settings["tied"], self.phrasing.whole_vocabulary
+            model = from_sizes(settings["backbone"], *shape)
+        else:
+            shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.phrasing.whole_vocabulary
+            model = from_checkpoint(settings["backbone"], *shape)
+        if settings["item_init"] == "vectors":
+            self.begin_rows(model)
+        if self.spec["parent"]:
+            weights, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
+            adopt(model, weights, held, vocabulary)
+        return model
+
+    @torch.no_grad()
+    def begin_rows(self, model: UnifiedModel) -> None:
+        """Identifier rows (and, from scratch, text rows) begin at the items' vectors; a checkpoint's own words keep what they mean."""
+        spec, weight = self.spec, model.t5.shared.weight
+        vectors = initial.item_vectors(*spec["tables"]["item_embeddings"], corpus.day_of(spec), self.item_ids, weight.shape[1], self.settings["seed"])
+        std = INITIAL_STD if self.settings["backbone"] in SIZES else float(weight[: self.vocabulary.text_size].std())
+        rows = torch.from_numpy(initial.token_rows(vectors, corpus.item_texts(spec, self.item_ids), self.vocabulary, std))
+        known = rows.abs().sum(dim=1) > 0
+        if self.settings["backbone"] not in SIZES:
+            known[: self.vocabulary.text_size] = False
+        for embedding in {id(p): p for p in (weight, model.t5.lm_head.weight)}.values():
+            embedding[known] = rows[known].to(embedding.dtype)
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        return artifact.weights_of(self.model)
+
+    def config(self) -> dict[str, Any]:
+        t5 = {key: value for key, value in self.model.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
+        told = {"t5": t5, "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
+        kept = ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens", "answer_precision")
+        return told | {key: self.settings[key] for key in kept}
+
+    def loss(self, rows: np.ndarray) -> torch.Tensor:
+        rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
+        personal = rng.random(len(rows)) < self.settings["history_in_search"]
+        batch = data.collate(self.train, rows, self.phrasing, personal, rng.integers(0, 1 << 16, len(rows)))
+        return self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), self.settings["label_smoothing"]).mean()
+
+    def validate(self) -> dict[str, float]:
+        """Over the whole catalogue."""
+        self.model.eval()
+        ranker = Ranker(artifact.weights_of(self.model), self.vocabulary, self.item_ids, self.config(), {})
+        figures = {}
+        for task in (task for task in SERVED if task in self.tasks):
+            held = self.valid.take(np.flatnonzero(self.valid.task == self.valid.tasks.index(task)))
+            if not len(held):
+                continue
+            asks = [held.ask(row) for row in range(len(held))]
+            hidden = [ask.items for ask in asks] if task == "recommend" and self.spec["exclude_seen"] else None
+            answers = ranker.rank_asks(task, asks, 10, 20, hidden)
+            ranks = np.array([rank_of(answer[0], target) for answer, target in zip(answers, held.target, strict=True)])
+            figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
+        return figures
+
+
+def rank_of(answer: np.ndarray, target: int) -> int:
+    """1-based position of the target among the answered rows; 0 where it is not among them."""
+    found = np.flatnonzero(answer == target)
+    return int(found[0]) + 1 if len(found) else 0
+
+
+@torch.no_grad()
+def adopt(model: UnifiedModel, weights: dict[str, torch.Tensor], held: Vocabulary, vocabulary: Vocabulary) -> None:
+    """Take over a parent's weights; embedding rows move with their level where the catalogue has grown, new rows keep their draw."""
+    for name, parameter in model.named_parameters():
+        old = weights[name]
+        if old.shape == parameter.shape:
+            parameter.copy_(old)
+            continue
+        parameter[: held.text_size] = old[: held.text_size]  # the marks among them
+        for size, before, after in zip(held.level_sizes, held.level_offsets, vocabulary.level_offsets, strict=True):
+            parameter[held.text_size + after : held.text_size + after + size] = old[held.text_size + before : held.text_size + before + size]
