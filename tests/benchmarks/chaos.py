@@ -239,7 +239,10 @@ def main() -> int:
     made = {"kills": lambda: kills(home, chosen.steps, chosen.kills), "hostile": lambda: hostile(home), "backfill": lambda: backfill(home)}
     made |= {"resume": lambda: resume(home), "rows": lambda: rows(home)}
     parts = {name: once(home, f"{name}-{chosen.kills}-{len(chosen.steps)}" if name == "kills" else name, made[name]) for name in chosen.parts}
-    command = " ".join(["python tests/benchmarks/chaos.py", *sys.argv[1:]])
+    usual = vars(options.parse_args([]))  # what differs from the defaults, but for the place it was done in
+    asked = {name: value for name, value in vars(chosen).items() if name != "home" and value != usual[name]}
+    words = [word for name, value in asked.items() for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))]
+    command = " ".join(["python tests/benchmarks/chaos.py", *words])
     common = origin(command, "simulated, 120 users, 60 items", [SEED])
     held = common | {"minutes": round((time.monotonic() - began) / 60), "figures": figures(parts, common), **parts}
     (HERE / "results" / "faults.json").write_text(json.dumps(held, indent=1) + "\n")
