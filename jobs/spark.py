@@ -20,6 +20,7 @@ from jobs.errors import MissingInput
 from jobs.tables import Table
 
 CODE_VERSION = distribution_version("tandem")
+IVY = ".ivy2.5.2"  # Spark 4's cache of jars, below the home
 # What the running step has read (table → versions), for its row of `lineage`.
 READ: dict[str, set[int]] = {}
 
@@ -55,6 +56,8 @@ def session(config: Config) -> SparkSession:
         .config("spark.sql.execution.pyspark.udf.idleTimeoutSeconds", 1800)
         .config("spark.sql.execution.pyspark.udf.killOnIdleTimeout", "true")  # else a worker that hangs is only told of in the log
         .config("spark.ui.enabled", "false")
+        # Ivy's own choice is the home of the password file, ours that of $HOME; where they differ, as in containers, jars would be fetched again and again.
+        .config("spark.jars.ivy", str(Path.home() / IVY))
         .config("spark.ui.showConsoleProgress", "false")
     )
     if master:
@@ -76,7 +79,7 @@ def session(config: Config) -> SparkSession:
 def delta_jars() -> list[str]:
     """The Delta jars that an earlier session fetched: naming them skips Ivy (5 s, and a race when two sessions start)."""
     version = distribution_version("delta-spark")
-    for cache in (".ivy2.5.2", ".ivy2"):
+    for cache in (IVY, ".ivy2"):
         found = sorted(glob.glob(str(Path.home() / cache / "jars" / f"io.delta_delta-*{version}.jar")))
         antlr = glob.glob(str(Path.home() / cache / "jars" / "org.antlr_antlr4-runtime-*.jar"))
         if len(found) >= 2:

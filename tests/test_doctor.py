@@ -1,14 +1,17 @@
 """The doctor tells what is missing, with what to do, and never says ok of what does not run."""
 
+import importlib.metadata
 import os
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
 from jobs import doctor
 from jobs.config import load
 from jobs.errors import MissingInput
+from jobs.spark import delta_jars
 
 
 def fake_java(folder, text, code=0):
@@ -98,3 +101,16 @@ def test_the_doctor_starts_no_spark():
     code = "import sys; from jobs import doctor; from jobs.config import Config; [list(look(Config())) for look in doctor.LOOKS];"
     code += "from pyspark.sql import SparkSession; from pyspark import SparkContext; assert SparkContext._gateway is None; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_jars_are_looked_for_where_ivy_is_told_to_put_them(spark, tmp_path, monkeypatch):
+    """Whatever $HOME is: Java alone would ask the password file."""
+    cache = Path(spark.sparkContext.getConf().get("spark.jars.ivy")).relative_to(Path.home())
+    version = importlib.metadata.version("delta-spark")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert delta_jars() == []
+    fetched = [tmp_path / cache / "jars" / f"io.delta_delta-{name}-{version}.jar" for name in ("spark_2.13", "storage")]
+    fetched[0].parent.mkdir(parents=True)
+    for jar in fetched:
+        jar.touch()
+    assert delta_jars() == [str(jar) for jar in fetched]
