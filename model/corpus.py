@@ -44,6 +44,11 @@ def item_texts(spec: dict[str, Any], item_ids: Sequence[str]) -> list[str]:
     return [text_of.get(item, "") for item in item_ids]
 
 
+def learnable(examples: Any, recommend: int, exclude_seen: bool) -> np.ndarray:
+    """bool [n]: where items of the history are not recommended again, they are not learnt as answers either. recommend: the task's number."""
+    return ~examples.repeats | (examples.task != recommend) if exclude_seen else np.ones(len(examples), bool)
+
+
 def make_vocabulary(spec: dict[str, Any], codes: dict[str, np.ndarray], train: pa.Table) -> Vocabulary:
     """The parent's, a checkpoint's, or one trained on the items' texts and the training queries of at least two users."""
     settings = spec["train"]

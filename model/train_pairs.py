@@ -56,9 +56,7 @@ class PairTraining(Training):
         """Those of the tasks trained, each with the items of its words."""
         found = pairs.encode(table, self.item_ids, self.vocabulary, limit, lambda queries: negatives.pools(self.texts, queries, self.spec["pairs"]["pool"]))
         wanted = np.isin(found.task, [TASKS.index(task) for task in self.tasks])
-        if self.spec["exclude_seen"]:  # what is not recommended again is not learnt as an answer either
-            wanted &= ~found.repeats | (found.task != TASKS.index("recommend"))
-        return found.take(np.flatnonzero(wanted))
+        return found.take(np.flatnonzero(wanted & corpus.learnable(found, TASKS.index("recommend"), self.spec["exclude_seen"])))
 
     def draw_valid(self, valid: Requests) -> np.ndarray:
         rng = np.random.default_rng(self.settings["seed"])

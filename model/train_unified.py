@@ -43,9 +43,9 @@ class UnifiedTraining(Training):
         log.info("%s training and %d validation examples, %d items, %d tokens", counts, len(self.valid), len(self.item_ids), self.vocabulary.size)
 
     def examples(self, rows: Any) -> data.Examples:
-        """Of the tasks that are served. Where items of the history are not recommended again, they are not learnt as answers either."""
+        """Of the tasks that are served."""
         found = data.encode(rows, SERVED, self.item_ids, self.vocabulary, self.settings["max_query_tokens"], self.phrasing)
-        return found.take(np.flatnonzero(~found.repeats | (found.task != SERVED.index("recommend")))) if self.spec["exclude_seen"] else found
+        return found.take(np.flatnonzero(corpus.learnable(found, SERVED.index("recommend"), self.spec["exclude_seen"])))
 
     def draw_valid(self, valid: data.Examples) -> np.ndarray:
         rng = np.random.default_rng(self.settings["seed"])
