@@ -25,7 +25,8 @@ def machine() -> str:
     model = next(
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine()
     )
-    return f"{os.cpu_count()}-core {model}, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 10**9} GB, no GPU"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**9
+    return f"{os.cpu_count()}-core {model}, {memory} GB, {'a GPU' if Path('/dev/nvidia0').exists() else 'no GPU'}"
 
 
 def commit() -> str:
