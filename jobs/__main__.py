@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs import config as configuration
-from jobs.errors import BadArgument, MissingInput, TandemError
+from jobs.errors import BadArgument, MissingInput, TandemError, Transient
 from jobs.run import STEPS
 
 VERBS = {
@@ -43,7 +43,8 @@ VERBS = {
 TOLD = (*STEPS, "rollback", "erase", "maintain")  # the steps of a night, and what changes tables besides
 DATELESS = {"demo", "doctor", "study"}
 SUBJECTS = {"study": ("h1", "h2", "cap", "information", "joint", "gensar", "gensr")}  # verbs that need one more word
-FLAGS = {"allow_empty": ("ingest", "run"), "install": ("doctor",), "user": ("erase",)}
+DRY = ("ingest", "build_corpora", "recommend", "search", "suggest", "release")  # what a backfill does again, where it writes tables alone
+FLAGS = {"allow_empty": ("ingest", "run"), "dry_run": DRY, "install": ("doctor",), "user": ("erase",)}
 
 EXIT_CODES = (
     "exit codes: 0 done; 64 bad argument or configuration; 65 bad data, refused by a check; 69 a needed input is missing; 75 transient, retry; 70 our bug"
@@ -72,6 +73,7 @@ def parser() -> Parser:
     made.add_argument("--run-id", metavar="R", help="name of this execution in every row it writes")
     made.add_argument("--result", metavar="FILE", help="write a small JSON of what was done")
     made.add_argument("--allow-empty", action="store_true", help="ingest, run: accept a day without rows")
+    made.add_argument("--dry-run", action="store_true", help=f"{', '.join(DRY)}: say what rows would come and go, and change nothing")
     made.add_argument("--user", metavar="U", help="erase: the user's key, as in events")
     made.add_argument("--install", action="store_true", help="doctor: install what is missing, where this user may")
     return made
@@ -106,14 +108,23 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
+# What an error of Java's or Python's says of the machine, and what that means to who runs it.
+OF_THE_MACHINE = {
+    "JAVA_GATEWAY_EXITED": (MissingInput, "Spark's Java did not start: is Java 17 or later there? `python -m jobs doctor` tells"),
+    "No space left on device": (Transient, "a disk is full: the lake's (lake.root), or that of Spark's temporary files (spark.local.dir); make room and retry"),
+    "Read-only file system": (MissingInput, "a disk may only be read: the lake's (lake.root), or that of Spark's temporary files (spark.local.dir)"),
+}
+
+
 def run(options: argparse.Namespace) -> Any:
     """Run the verb, with a row of lineage where it changes the lake for a day; `run` and `demo` give their steps one each."""
     verb = importlib.import_module(f"jobs.{options.verb}").run
     if options.verb not in TOLD:
         return verb(options.config, options.day, options.run_id, **options.flags)
     from jobs.lineage import told
+    from jobs.writes import dry_run
 
-    with told(options.config, options.verb, options.day, options.run_id):
+    with dry_run(options.flags.pop("dry_run", False)), told(options.config, options.verb, options.day, options.run_id):
         return verb(options.config, options.day, options.run_id, **options.flags)
 
 
@@ -137,9 +148,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tandem: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        if "JAVA_GATEWAY_EXITED" in str(error):
-            print("tandem: Spark's Java did not start: is Java 17 or later there? `python -m jobs doctor` tells", file=sys.stderr)
-            return MissingInput.exit_code
+        for sign, (kind, meaning) in OF_THE_MACHINE.items():
+            if sign in str(error):
+                print(f"tandem: {meaning}", file=sys.stderr)
+                return kind.exit_code
         traceback.print_exc()
         print("tandem: this is a bug of tandem or of the machine below it (exit 70)", file=sys.stderr)
         return 70

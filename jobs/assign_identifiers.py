@@ -24,7 +24,7 @@ from jobs.checks import Check, record
 from jobs.config import Config
 from jobs.embed_items import artifact_folder, newest, numbered
 from jobs.errors import BadArgument, MissingInput
-from jobs.spark import exists, read, session
+from jobs.spark import exists, read, session, settled
 from jobs.tables import ITEM_EMBEDDINGS, ITEM_IDENTIFIERS
 from jobs.writes import replace
 from model import naming
@@ -205,7 +205,7 @@ def assign(spark: SparkSession, config: Config, day: date, embeddings: DataFrame
     folder = str(artifact_folder(config, "quantizers", held.version))
     coded = vectors.mapInPandas(name(folder), NAMED)
     if settings.construction == "dual":
-        coded = coded.localCheckpoint()  # the network runs once, not once for each branch that follows
+        coded = settled(coded)  # the network runs once, not once for each branch that follows
         return dual(coded, known, folder), held.version, held
     return semantic(coded.drop("rest"), known), held.version, held
 

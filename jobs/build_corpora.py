@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.sections import Corpora
-from jobs.spark import read, session
+from jobs.spark import read, session, settled
 from jobs.tables import CORPORA, EVENTS
 from jobs.writes import replace
 
@@ -125,12 +125,12 @@ def core(events: DataFrame, training: Column, k: int) -> DataFrame:
 
     Counted on training events only and applied to all. Stops when a round drops nothing, after CORE_ROUNDS rounds at the latest.
     """
-    pairs = events.where(training).select("user_id", "item_id").localCheckpoint()
+    pairs = settled(events.where(training).select("user_id", "item_id"))
     size = pairs.count()
     for _ in range(CORE_ROUNDS):
         for key in ("user_id", "item_id"):
             pairs = pairs.join(pairs.groupBy(key).count().where(F.col("count") >= k).select(key), key, "left_semi")
-        pairs = pairs.localCheckpoint()  # else the plan doubles in every round
+        pairs = settled(pairs)  # else the plan doubles in every round
         before, size = size, pairs.count()
         if size == before:
             break

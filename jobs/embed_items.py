@@ -30,7 +30,7 @@ from jobs.build_corpora import with_split
 from jobs.config import Config
 from jobs.errors import BadArgument, MissingInput
 from jobs.sections import Embed
-from jobs.spark import exists, read, session
+from jobs.spark import exists, read, session, settled
 from jobs.tables import CORPORA, ITEM_EMBEDDINGS, ITEMS
 from jobs.writes import replace
 from model import encoders, naming
@@ -82,8 +82,8 @@ def unit(vector: Column) -> Column:
 
 def numbered(frame: DataFrame, key: str, start: int = 0) -> DataFrame:
     """The frame and `number` (INT): its rows counted from `start` in the order of a unique key, by no window over all of them."""
-    # Checkpointed, since range partitions are cut by sampling: computed twice, they could be cut in two ways.
-    placed = frame.repartitionByRange(key).sortWithinPartitions(key).withColumn("place", F.monotonically_increasing_id()).localCheckpoint()
+    # Settled, since range partitions are cut by sampling: computed twice, they could be cut in two ways.
+    placed = settled(frame.repartitionByRange(key).sortWithinPartitions(key).withColumn("place", F.monotonically_increasing_id()))
     partition = F.shiftright("place", ROW_BITS).cast("int")
     sizes = {row.partition: row.n for row in placed.groupBy(partition.alias("partition")).agg(F.count("*").alias("n")).collect()}  # a row per partition
     offsets, total = [], start

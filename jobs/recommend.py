@@ -103,10 +103,12 @@ def spread(spark: SparkSession, requests: DataFrame, count: int) -> DataFrame:
 
 
 def serving(spark: SparkSession, config: Config, day: date, task: str) -> Row:
-    """The newest passed model up to the day, which must know the task; MissingInput where there is none, BadData where its artifact was changed."""
-    model = champion(spark, config, day)
+    """The newest passed model up to the day, or of all days (`recommend.model`). Raises MissingInput where there is none or it knows not the task, BadData
+    where its artifact was changed."""
+    until = day if config.recommend.model == "of_day" else date.max
+    model = champion(spark, config, until)
     if model is None:
-        raise MissingInput(f"no passed model up to {day} in models (at {path_of(config, MODELS)}); run first, for a day up to it: train, evaluate")
+        raise MissingInput(f"no passed model up to {until} in models (at {path_of(config, MODELS)}); run first, for a day up to it: train, evaluate")
     known = json.loads(model.config)["train"]["tasks"]
     if task not in known:
         raise MissingInput(

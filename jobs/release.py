@@ -45,7 +45,7 @@ from jobs.tables import (
     STAGED,
     Table,
 )
-from jobs.writes import WRITTEN, append, conflict_is_transient, create, replace, schema
+from jobs.writes import DRY_RUN, WRITTEN, append, conflict_is_transient, create, replace, schema
 
 INPUTS = (EVENTS, ITEMS, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, *STAGED)
 STAGED_OF = {published.name: (published, staged) for published, staged in zip(PUBLISHED, STAGED, strict=True)}
@@ -86,6 +86,9 @@ def run(config: Config, day: date, run_id: str) -> dict:
     last = next((row for row in rows if row.ds == day), None)
     known = last is not None and json.loads(last.output_versions) == outputs
     model_version = next(f["model"] for f in found.values() if f["rows"])
+    if DRY_RUN.get():
+        log.info("dry run: %s would be %s; %s", day, status, f"{before.ds} is served" if before else "nothing is served yet")
+        return {"status": status, "rows": {name: count["rows"] for name, count in counts.items()}, "written": written}
     if not (written == 0 and known and (status == "backfilled" or last.released_at == before.released_at)):
         point(spark, config, (day, run_id, model_version, status, outputs, pinned, counts, config.hash(), CODE_VERSION), run_id, before)
     if status == "released":
@@ -205,12 +208,12 @@ def earlier(rows: list[Row], table: str, day: date) -> list[int]:
 def publish(spark: SparkSession, config: Config, table: Table, day: date, frame: DataFrame, run_id: str) -> tuple[int, int]:
     """Make the frame the table's day; returns (rows committed, the Delta version that holds them)."""
     written = replace(spark, config, table, day, frame, run_id, allow_empty=True)["written"]
-    if written:
+    if written and not DRY_RUN.get():
         # Another run may have committed since: the release must name this run's own commit, not the newest one.
         told = DeltaTable.forPath(spark, path_of(config, table)).history(100)
         mine = told.where((F.get_json_object("userMetadata", "$.run_id") == run_id) & (F.get_json_object("userMetadata", "$.ds") == day.isoformat()))
         return written, mine.agg(F.max("version")).first()[0]
-    return 0, current_version(spark, config, table)
+    return written, current_version(spark, config, table)
 
 
 def point(spark: SparkSession, config: Config, values: tuple, run_id: str, before: Row | None) -> None:

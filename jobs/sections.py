@@ -263,6 +263,9 @@ class Recommend(Section):
     k: int = Field(default=20, ge=1, le=1000)
     beams: int = Field(default=20, ge=1, description="beams of semantic identifiers, at least k; atomic ones are exact")
     exclude_seen: bool = Field(default=True, description="leave out items of the user's history")
+    model: Literal["of_day", "newest"] = Field(
+        default="of_day", description="of passed models the newest up to the day, or the newest of all (for backfills); also of search and suggest"
+    )
     active_days: int | None = Field(default=None, description="only users seen within these days; none serves every user")
     users: Source | None = Field(default=None, description="further users to serve (user_id), known or not")
     batch_size: int = Field(default=512, ge=1)

@@ -12,6 +12,7 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 from delta import DeltaTable, configure_spark_with_delta_pip
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -133,6 +134,8 @@ def read(spark: SparkSession, config: Config, table: Table, *, at: date | None =
         version = current_version(spark, config, table)
     READ.setdefault(table.name, set()).update({version} - {None})
     frame = reader.load(path_of(config, table))
+    absent = {c.name: F.lit(None).cast(c.type) for c in table.columns if not c.required and c.name not in frame.columns}  # a version from before the column
+    frame = frame.withColumns(absent) if absent else frame
     if until is not None:
         frame = frame.where(F.col("ds") <= F.lit(until))
     if at is not None:
@@ -140,3 +143,8 @@ def read(spark: SparkSession, config: Config, table: Table, *, at: date | None =
         if frame.isEmpty():
             raise MissingInput(f"table {table.name} has no rows for {at} (at {path_of(config, table)}); run first, for that day: {table.written_by}")
     return frame
+
+
+def settled(frame: DataFrame) -> DataFrame:
+    """The frame computed once, now, without the plan it came from; two executors hold each row where there are two, so that losing one loses none."""
+    return frame.localCheckpoint(storageLevel=StorageLevel.MEMORY_AND_DISK_2)

@@ -1,4 +1,4 @@
-"""The only ways into the lake: replace a day, append.
+"""The only ways into the lake: replace a day, append; or, in a dry run, what that would change.
 
 Writes every table of `tables.py`. Knows no verb.
 
@@ -7,11 +7,13 @@ day as it is when the content is the same, and otherwise commits once: Delta's `
 """
 
 import json
+import logging
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date
 from typing import Any
 
@@ -28,20 +30,31 @@ from jobs.tables import Table
 
 # What the running step has written, for its row of `lineage`.
 WRITTEN: set[str] = set()
+# In a dry run writers say what they would change, and change nothing.
+DRY_RUN = ContextVar("DRY_RUN", default=False)
 # A table's first commit takes a second; a log without one that is older than this was left by a killed creator.
 CREATING_SECONDS = 60
 
+log = logging.getLogger("tandem")
+
 
 def create(spark: SparkSession, config: Config, table: Table) -> None:
-    """Make the empty table with its comments and constraints; nothing where it exists with the declared columns."""
+    """Make the empty table with its comments and constraints; nothing where it exists with the declared columns.
+
+    A table from before a column that may be null gets that column, in one commit that changes nothing else; its old rows are null there.
+    Raises BadData where the table differs in any other way.
+    """
     path = path_of(config, table)
     if DeltaTable.isDeltaTable(spark, path):
         found = {f.name: f.dataType.simpleString() for f in spark.read.format("delta").load(path).schema}
         declared = {f.name: f.dataType.simpleString() for f in schema(table)}
-        if found != declared:
-            wrong = sorted(name for name in found.keys() | declared.keys() if found.get(name) != declared.get(name))
+        added = {column.name for column in table.columns if not column.required} - found.keys()
+        if wrong := sorted(name for name in (found.keys() | declared.keys()) - added if found.get(name) != declared.get(name)):
             told = "; ".join(f"{name}: expected {declared.get(name, 'no such column')}, found {found.get(name, 'no such column')}" for name in wrong)
             raise BadData(f"table {table.name} at {path} has another schema than declared: {told}")
+        if added:
+            # No rows: a commit of the schema alone. `overwriteSchema` would lose comments and NOT NULL.
+            commit(spark.createDataFrame([], schema(table)).write.format("delta").mode("append").option("mergeSchema", "true"), path)
         return
     clear_abandoned(spark, table, path)
     # Delta's builder reads a location that begins with a dot as a name, not as a path: make a local one absolute.
@@ -88,7 +101,7 @@ def retention(config: Config) -> dict[str, str]:
 
 def schema(table: Table) -> T.StructType:
     parsed = T.StructType.fromDDL(", ".join(f"{c.name} {c.type}" for c in table.columns))
-    return T.StructType([T.StructField(f.name, f.dataType, not c.required) for f, c in zip(parsed, table.columns, strict=True)])
+    return T.StructType([T.StructField(f.name, f.dataType, not c.required, {"comment": c.comment}) for f, c in zip(parsed, table.columns, strict=True)])
 
 
 def conform(table: Table, frame: DataFrame) -> DataFrame:
@@ -126,13 +139,16 @@ def replace(
             raise BadArgument(f"partition {name} = {value!r} of table {table.name}: expected a column of {table.partition} and letters, digits or _.:-")
     condition = " AND ".join(f"{name} = '{value}'" for name, value in where.items())
     frame = conform(table, frame).persist(StorageLevel.MEMORY_AND_DISK)
-    WRITTEN.add(table.name)
+    if not DRY_RUN.get():
+        WRITTEN.add(table.name)
     try:
         new = audit(table, frame, condition)
         if new["rows"] == 0 and not allow_empty:
             raise BadData(f"EMPTY_INPUT: no rows for {table.name} where {condition}; the day is left as it is (--allow-empty to empty it)")
-        create(spark, config, table)
         path = path_of(config, table)
+        if DRY_RUN.get():
+            return {"rows": new["rows"], "written": new["rows"] if would_change(spark, table, path, frame, condition) else 0}
+        create(spark, config, table)
         old = audit(table, spark.read.format("delta").load(path).where(condition), condition)
         if (old["rows"], old["content"]) == (new["rows"], new["content"]):
             return {"rows": new["rows"], "written": 0}
@@ -142,6 +158,18 @@ def replace(
         return {"rows": new["rows"], "written": new["rows"]}
     finally:
         frame.unpersist()
+
+
+def would_change(spark: SparkSession, table: Table, path: str, frame: DataFrame, condition: str) -> bool:
+    """Log how many rows of the partition would come and go, were the frame its content."""
+    stable = [name for name in table.names if name not in table.volatile]
+    new = old = frame.select(*stable)
+    old = old.limit(0)
+    if DeltaTable.isDeltaTable(spark, path):
+        old = old.unionByName(spark.read.format("delta").load(path).where(condition).drop(*table.volatile), allowMissingColumns=True)
+    come, go = new.exceptAll(old).count(), old.exceptAll(new).count()
+    log.info("dry run: %s where %s: %d rows would be new, %d would go", table.name, condition, come, go)
+    return bool(come or go)
 
 
 def audit(table: Table, frame: DataFrame, condition: str) -> dict[str, int]:
@@ -161,6 +189,16 @@ def audit(table: Table, frame: DataFrame, condition: str) -> dict[str, int]:
 
 
 @contextmanager
+def dry_run(really: bool) -> Iterator[None]:
+    """Writers of the block write nothing where it is `really` a dry run."""
+    token = DRY_RUN.set(really)
+    try:
+        yield
+    finally:
+        DRY_RUN.reset(token)
+
+
+@contextmanager
 def tagged(spark: SparkSession, **metadata: str) -> Iterator[None]:
     """Deletes and merges of the block carry the metadata that `replace` gives its commits."""
     key = "spark.databricks.delta.commitInfo.userMetadata"
@@ -172,7 +210,9 @@ def tagged(spark: SparkSession, **metadata: str) -> Iterator[None]:
 
 
 def append(spark: SparkSession, config: Config, table: Table, frame: DataFrame, run_id: str) -> None:
-    """Add rows to a table that only grows."""
+    """Add rows to a table that only grows; nothing in a dry run."""
+    if DRY_RUN.get():
+        return
     create(spark, config, table)
     WRITTEN.add(table.name)
     frame = conform(table, frame)

@@ -76,6 +76,7 @@ def test_every_verb_has_a_module():
         (["ingest", "--date", "2026-11-19", "--result", "new/"], "--result 'new/': expected a file"),
         (["erase", "--date", "2026-11-19"], "erase needs --user"),
         (["train", "--date", "2026-11-19", "--user", "u1"], "--user is of erase; found the verb train"),
+        (["train", "--date", "2026-11-19", "--dry-run"], "--dry-run is of ingest, build_corpora, recommend, search, suggest, release; found the verb train"),
         (["train", "--date", "2026-11-19", "--allow-empty"], "--allow-empty is of ingest, run; found the verb train"),
         (["ingest", "--date", "2026-11-19", "--install"], "--install is of doctor"),
         (["ingest", "--date", "2026-11-19", "spare"], "unrecognized arguments: spare"),

@@ -12,9 +12,9 @@ from pyspark.sql import functions as F
 from jobs import build_corpora as job
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.sections import Corpora
-from jobs.spark import read
+from jobs.spark import current_version, read
 from jobs.tables import CORPORA, EVENTS
-from jobs.writes import append, schema
+from jobs.writes import append, dry_run, schema
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = START.date()
@@ -220,7 +220,13 @@ def test_nights_add_their_day_take_late_rows_and_rerun_to_nothing(spark, config)
         assert set(job.run(config, day, "first")["rows"]) == {str(day)}
     append(spark, config, EVENTS, frame(spark, [late, for_base]), "test")
 
+    version = current_version(spark, config, CORPORA)
+    with dry_run(True):
+        told = job.run(config, days[2], "second")
+    assert current_version(spark, config, CORPORA) == version
+
     done = job.run(config, days[2], "second")
+    assert told == done, "a dry run tells what a run does"
     assert set(done["rows"]) == set(done["written"]) == {str(days[1]), str(days[2])}
     stored = {day: collected(read(spark, config, CORPORA, at=day)) for day in days}
     assert "late" in stored[days[1]] and "late-for-base" not in stored[base]

@@ -18,7 +18,7 @@ from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.sections import Ingest, Lake, Source, Warehouse
 from jobs.spark import current_version, path_of, read
 from jobs.tables import CHECKS, EVENTS, ITEMS, QUARANTINE
-from jobs.writes import create
+from jobs.writes import create, dry_run
 
 D1, D2, D3 = date(2026, 11, 18), date(2026, 11, 19), date(2026, 11, 20)
 ITEMS_LINES = [{"item_id": f"i{n}", "title": f"Title {n}", "categories": ["Toys", "Games"]} for n in range(6)]
@@ -187,15 +187,21 @@ def test_the_hosts_time_zone_changes_nothing(spark, config, tmp_path, monkeypatc
 
 
 @pytest.mark.fault("R1", "R2")
-def test_late_rows_join_their_day_and_a_rerun_of_any_day_changes_nothing(spark, config, tmp_path):
+def test_late_rows_join_their_day_and_a_rerun_of_any_day_changes_nothing(spark, config, tmp_path, caplog):
     config = daily(config, tmp_path)
     drop(tmp_path, D1, [event("a", at=f"{D1}T08:00:00Z"), event("b", at=f"{D1}T09:00:00Z")])
     late = [event("c", at=f"{D1}T10:00:00Z"), event("a", at=f"{D1}T08:00:00Z", ingested_at=f"{D2}T03:00:00Z")]
     drop(tmp_path, D2, [event("d", at=f"{D2}T08:00:00Z"), *late])
     ingest.run(config, D1, "one")
     assert ids(spark, config, D1) == {"a", "b", f"s-{D1}"}
+    files = set(Path(config.lake.root).rglob("*"))
+    with caplog.at_level("INFO"), dry_run(True):
+        told = ingest.run(config, D2, "two")
+    assert set(Path(config.lake.root).rglob("*")) == files
+    for day, new in ((D1, 1), (D2, 2)):
+        assert f"dry run: events where ds = '{day}': {new} rows would be new, 0 would go" in caplog.text
     result = ingest.run(config, D2, "two")
-    assert result["reasons"] == {"interactions: duplicate": 1} and result["rows"]["events"] == 3
+    assert told == result and result["reasons"] == {"interactions: duplicate": 1} and result["rows"]["events"] == 3
     assert ids(spark, config, D1) == {"a", "b", "c", f"s-{D1}"} and ids(spark, config, D2) == {"d", f"s-{D2}"}
     before = {table.name: current_version(spark, config, table) for table in (EVENTS, ITEMS, QUARANTINE, CHECKS)}
     assert ingest.run(config, D1, "one again")["rows"]["events"] == 3

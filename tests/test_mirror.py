@@ -1,8 +1,10 @@
 """The registry that people's tools read: every model with its hash, `champion` is what is served, moved by one at a time; and no night needs it."""
 
 import hashlib
+import os
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +25,14 @@ from model.artifact import read_manifest
 NAMES = [f"i{n}" for n in range(10)]
 
 
-@pytest.fixture
-def mirrored(config):
-    """The default mirror: an sqlite file in the lake."""
+@pytest.fixture(params=["file", "server"])
+def mirrored(config, request):
+    """The default mirror, an sqlite file in the lake; and a running MLflow server, where TANDEM_MLFLOW names one (see the README)."""
     Path(config.lake.root).mkdir()
-    return load(None, [f"lake.root={config.lake.root}", "spark.master=local[2]"])
+    if request.param == "file":
+        return load(None, [f"lake.root={config.lake.root}", "spark.master=local[2]"])
+    uri = os.environ.get("TANDEM_MLFLOW") or pytest.skip("no MLflow server: TANDEM_MLFLOW names none")
+    return load(None, [f"lake.root={config.lake.root}", "spark.master=local[2]", f"registry.uri={uri}", f"registry.name=tandem-{uuid.uuid4().hex}"])
 
 
 def train(spark, config, version, day):
@@ -39,8 +44,8 @@ def train(spark, config, version, day):
 
 def found(config):
     """Alias → model_version, as any MLflow client reads them."""
-    client = MlflowClient(mirror.address(config))
-    return {alias: client.get_model_version_by_alias("tandem", alias).tags["model_version"] for alias in client.get_registered_model("tandem").aliases}
+    client, name = MlflowClient(mirror.address(config)), config.registry.name
+    return {alias: client.get_model_version_by_alias(name, alias).tags["model_version"] for alias in client.get_registered_model(name).aliases}
 
 
 def told(spark, config, day):
@@ -52,13 +57,16 @@ def test_every_artifact_is_a_version_with_its_hash(spark, mirrored):
         train(spark, mirrored, version, day)
     assert found(mirrored) == {"candidate": "m22"}, "a model trained for an older day is no candidate"
     assert told(spark, mirrored, D1) == [("warn", True)]
-    client = MlflowClient(mirror.address(mirrored))
-    versions = {held.tags["model_version"]: held for held in client.search_model_versions("name='tandem'")}
-    assert len(versions) == len(client.search_model_versions("name='tandem'")) == 3, "the same again is no further version"
+    client, ours = MlflowClient(mirror.address(mirrored)), f"name='{mirrored.registry.name}'"
+    versions = {held.tags["model_version"]: held for held in client.search_model_versions(ours)}
+    assert len(versions) == len(client.search_model_versions(ours)) == 3, "the same again is no further version"
 
     # What the registry says of a version is enough to load it, and to know it for what was trained.
     held = versions["m333"]
-    folder = Path(artifacts.download_artifacts(held.source, tracking_uri=mirror.address(mirrored)))
+    if held.source.startswith("file:"):
+        folder = Path(artifacts.download_artifacts(held.source, tracking_uri=mirror.address(mirrored)))
+    else:
+        folder = Path(mirrored.lake.root, held.source.removeprefix("tandem:/"))  # a server is told where below the lake's root
     assert hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() == held.tags["artifact_hash"]
     assert read_manifest(folder)["model_version"] == "m333"
 
@@ -66,8 +74,8 @@ def test_every_artifact_is_a_version_with_its_hash(spark, mirrored):
     tiny.artifact(Path(mirrored.lake.root, "artifacts", "m22"), NAMES, NAMES, seed=99)
     tiny.register(spark, mirrored, "m22", D3, "passed")
     mirror.nominate(spark, mirrored, D3, "r", "m22")
-    assert len(client.search_model_versions("name='tandem'")) == 4 and found(mirrored) == {"candidate": "m22"}
-    assert client.get_model_version_by_alias("tandem", "candidate").version != versions["m22"].version
+    assert len(client.search_model_versions(ours)) == 4 and found(mirrored) == {"candidate": "m22"}
+    assert client.get_model_version_by_alias(mirrored.registry.name, "candidate").version != versions["m22"].version
 
 
 @pytest.mark.fault("R37")

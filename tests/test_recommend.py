@@ -35,9 +35,9 @@ def write_world(spark, config, events: list[tuple], unavailable: tuple[str, ...]
     replace(spark, config, ITEMS, DAY, spark.createDataFrame(items, schema(ITEMS)), "r")
 
 
-def write_model(spark, config, version: str = "m1", status: str = "passed", **options) -> None:
+def write_model(spark, config, version: str = "m1", status: str = "passed", day: date = DAY, **options) -> None:
     tiny.artifact(tiny.Path(config.lake.root) / "artifacts" / version, NAMES[:25], TEXTS, **options)
-    tiny.register(spark, config, version, DAY, status)
+    tiny.register(spark, config, version, day, status)
 
 
 def broadcast(spark, names: list[str]):
@@ -182,6 +182,15 @@ def test_a_night_of_recommendations(spark, config, tmp_path) -> None:
     checks = {row.check: row.value for row in read(spark, config, CHECKS, at=DAY).collect()}
     assert (checks["requests"], checks["unanswered"], checks["fallback_requests"]) == (7, 0, 1)
     assert recommend.run(config, DAY, "run2")["written"] == {"staged_recommendations": 0}
+
+    # Backfilled with the model of today: the rows say so, and know no more of the days after than before.
+    write_model(spark, config, "m2", day=DAY + timedelta(days=30))
+    assert recommend.run(config, DAY, "run3")["written"] == {"staged_recommendations": 0}
+    newest = config.model_copy(update={"recommend": config.recommend.model_copy(update={"model": "newest"})})
+    assert recommend.run(newest, DAY, "run4")["model_version"] == "m2"
+    again = read(spark, config, STAGED_RECOMMENDATIONS, at=DAY).collect()
+    assert {row.model_version for row in again} == {"m2"} and set(by_request(again)) == set(found)
+    assert not any(row.item_id in {"i00", "i01", *consumed[row.user_id]} for row in again)
 
 
 @pytest.mark.fault("R42")

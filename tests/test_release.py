@@ -4,6 +4,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from jobs.config import load
 from jobs.errors import BadArgument, BadData, MissingInput, TandemError, Transient
 from jobs.spark import path_of, read
 from jobs.tables import CHECKS, ITEMS, MODELS, RECOMMENDATIONS, SEARCH_RESULTS, STAGED_RECOMMENDATIONS, STAGED_SEARCH_RESULTS
-from jobs.writes import create, schema
+from jobs.writes import create, dry_run, schema
 
 D1 = date(2026, 11, 17)
 D2, D3 = D1 + timedelta(days=1), D1 + timedelta(days=2)
@@ -61,6 +62,28 @@ def served_items(spark, config):
         for frame in [release.wide(release.latest(spark, config, table))]
         for row in frame.collect()
     }
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(spark, config, caplog):
+    """Before the first release, of a day in which one user's answer differs, and of one that is the same."""
+
+    def told(day):
+        before = {path: path.stat().st_mtime_ns for path in Path(config.lake.root).rglob("*")}
+        caplog.clear()
+        with caplog.at_level("INFO"), dry_run(True):
+            done = release.run(config, day, "asked")
+        assert {path: path.stat().st_mtime_ns for path in Path(config.lake.root).rglob("*")} == before
+        lines = [record.getMessage().removeprefix("dry run: ") for record in caplog.records if record.getMessage().startswith("dry run: ")]
+        return done["written"], [line for line in lines if not line.startswith(("checks", "search_results"))]
+
+    prepare(spark, config)
+    stage(spark, config, D1, {"u": ["i1", "i2"], "v": ["i1", "i2"]})
+    of_day = f"recommendations where ds = '{D1}'"
+    assert told(D1) == (4, [f"{of_day}: 4 rows would be new, 0 would go", f"{D1} would be released; nothing is served yet"])
+    assert release.run(config, D1, "first")["status"] == "released"
+    assert told(D1) == (0, [f"{of_day}: 0 rows would be new, 0 would go", f"{D1} would be released; {D1} is served"])
+    stage(spark, config, D1, {"u": ["i1", "i2"], "v": ["i1", "i3", "i2"]})
+    assert told(D1) == (5, [f"{of_day}: 2 rows would be new, 1 would go", f"{D1} would be released; {D1} is served"])
 
 
 def champion(config):

@@ -1,9 +1,12 @@
 """A day is written whole or not at all, whatever happens to the writer: bad rows, other writers, older days, a full disk."""
 
+import dataclasses
 import json
 import math
 import os
 import resource
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -19,7 +22,7 @@ from jobs.__main__ import main
 from jobs.config import load
 from jobs.errors import BadData, Transient
 from jobs.spark import current_version, path_of, read
-from jobs.tables import EVENTS, LINEAGE, RECOMMENDATIONS
+from jobs.tables import EVENTS, LINEAGE, RECOMMENDATIONS, Column
 from jobs.writes import create, replace, schema
 
 DAY = date(2026, 11, 17)
@@ -72,6 +75,32 @@ def test_days_side_by_side_and_out_of_order(spark, config):
     assert current_version(spark, config, RECOMMENDATIONS) == version
 
 
+@pytest.mark.fault("R20")
+def test_a_table_from_before_a_column_gets_it_and_loses_nothing(spark, config):
+    """What an upgrade finds. A column that may be null is added in one commit, older rows and versions have null there; one that may not is refused."""
+    assert put(spark, config, DAY, "old", "a") == 1
+    before, version = promise(config), current_version(spark, config, RECOMMENDATIONS)
+    newer = with_column(Column("reason", "STRING", "why it is here", required=False))
+    told = spark.createDataFrame([(*row, "bought with") for row in rows(DAY + timedelta(days=1), "b")], schema(newer))
+    for run_id in ("new", "again"):
+        replace(spark, config, newer, DAY + timedelta(days=1), told, run_id)
+    assert current_version(spark, config, RECOMMENDATIONS) == version + 2, "one commit for the column, one for the day"
+    after = promise(config)
+    assert (*before[:3], before[4]) == (*after[:3], after[4])
+    *kept, added = json.loads(after[3])["fields"]
+    assert kept == json.loads(before[3])["fields"] and (added["nullable"], added["metadata"]) == (True, {"comment": "why it is here"})
+    assert {row.item_id: row.reason for row in read(spark, config, newer).collect()} == {"a": None, "b": "bought with"}
+    assert [row.reason for row in read(spark, config, newer, version=version).collect()] == [None]
+
+    with pytest.raises(BadData, match=r"another schema than declared: rank_of_all: expected int, found no such column; reason: expected no such column, found"):
+        create(spark, config, with_column(Column("rank_of_all", "INT", "needed")))
+    assert promise(config) == after
+
+
+def with_column(column):
+    return dataclasses.replace(RECOMMENDATIONS, columns=(*RECOMMENDATIONS.columns, column))
+
+
 @pytest.mark.fault("R12")
 def test_a_killed_creator_blocks_nobody(spark, config):
     """A log folder without a commit: of a creator at work, retry; of one killed a while ago, the table is made. Damaged logs and foreign files stay."""
@@ -100,6 +129,37 @@ def test_a_killed_creator_blocks_nobody(spark, config):
     with pytest.raises(BadData, match="holds files and is no Delta table"):
         create(spark, config, LINEAGE)
     assert foreign.read_text() == "mine"
+
+
+@pytest.mark.fault("R21")
+@pytest.mark.slow
+def test_what_is_served_stays_on_a_disk_that_is_full_or_read_only(spark, tmp_path):
+    """A night on a file system of its own that fills up at another write each time: exit 75, yesterday is served whole; with room enough, today."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    place, barred = tmp_path / "disk", tmp_path / "barred"
+    place.mkdir()
+    barred.mkdir()
+    if subprocess.run([*alone, "mount", "-t", "tmpfs", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("no file system of one's own here: unshare or mount is not allowed")
+    config = load(None, [f"lake.root={tmp_path / 'lake'}", "spark.master=local[2]", "registry.uri=none"])
+    prepare(spark, config)
+    users = [f"user-{hash((n, 'x')):x}" * 2 for n in range(3000)]
+    stage(spark, config, DAY, {user: ["i1", "i2"] for user in users})
+    assert release.run(config, DAY, "yesterday")["status"] == "released"
+    today = DAY + timedelta(days=1)
+    stage(spark, config, today, {user: ["i1", "i3"] for user in users})
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK"))} | {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
+    command = [*alone, sys.executable, Path(__file__).with_name("full_disk.py"), tmp_path / "lake", place, barred, str(today)]
+    done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    *full, last = found["tries"]
+    assert full == [[75, str(DAY), 6000]] * 3, "yesterday, whole, to its readers"
+    assert last == [0, str(today), 6000]
+    assert (found["read_only"], found["changed"]) == (69, False)
+    assert done.stderr.count("tandem: a disk is full") == len(full) and done.stderr.count("tandem: a disk may only be read") == 1
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.fault("R21")
