@@ -53,7 +53,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m jobs doctor --install
 	@touch $@
 
-audit: env  ## known vulnerabilities of the locked packages; asks PyPI itself, and fails where it cannot be asked
+audit: env  ## known vulnerabilities of the locked packages, as a test asks too; fails where the index cannot be asked
 	$(BIN)/uv tool run pip-audit@2.10.1 --strict --require-hashes --disable-pip -r requirements.lock
 
 lock: env  ## resolve pyproject.toml anew into requirements.lock (hashes, no URLs)

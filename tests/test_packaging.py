@@ -1,5 +1,6 @@
 """What is shipped: one distribution with three packages, one lock with hashes and without URLs, documents made from the code."""
 
+import json
 import re
 import subprocess
 import sys
@@ -131,3 +132,31 @@ def test_readme_tables_are_the_declared_ones() -> None:
     assert len(sections) == 1, "README.md needs one section between <!-- tables --> and <!-- /tables -->"
     printed = subprocess.run([sys.executable, "-m", "jobs.tables"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert sections[0].strip() == printed.strip(), "put the output of `python -m jobs.tables` between the markers"
+
+
+# Known vulnerabilities that the lock may keep for now: id → why.
+ACCEPTED: dict[str, str] = {}
+
+
+def vulnerabilities(report: str) -> dict[str, list[str]] | None:
+    """Package → ids, of pip-audit's JSON; None where the index told nothing of any package."""
+    told = [package for package in json.loads(report)["dependencies"] if "vulns" in package]
+    return {package["name"]: ids for package in told if (ids := [each["id"] for each in package["vulns"] if each["id"] not in ACCEPTED])} if told else None
+
+
+def test_a_report_is_read_for_what_it_says() -> None:
+    sound, unsound = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "version": "1", "vulns": [{"id": "PYSEC-0", "fix_versions": []}]}
+    skipped = {"name": "c", "skip_reason": "not found"}
+    assert [vulnerabilities(json.dumps({"dependencies": each})) for each in ([skipped], [sound, skipped], [sound, unsound])] == [None, {}, {"b": ["PYSEC-0"]}]
+
+
+def test_no_locked_package_has_a_known_vulnerability() -> None:
+    """As `make audit` does, which fails where the index cannot be asked."""
+    audit = [Path(sys.executable).with_name("uv"), "tool", "run", "pip-audit@2.10.1", "--require-hashes", "--disable-pip", "--progress-spinner", "off"]
+    done = subprocess.run([*audit, "--format", "json", "-r", "requirements.lock"], cwd=ROOT, capture_output=True, text=True)
+    if not done.stdout:
+        pytest.skip(f"pip-audit cannot be had: {done.stderr.strip().splitlines()[-1:]}")
+    found = vulnerabilities(done.stdout)
+    if found is None:
+        pytest.skip("the index tells nothing of vulnerabilities")
+    assert found == {}

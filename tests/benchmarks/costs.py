@@ -27,6 +27,7 @@ DAY = date(2026, 11, 19)
 BEGIN = {"users": 1000, "items": 500, "events_per_user": 12}
 NIGHTS = [("users", 1), ("users", 4), ("users", 16), ("items", 4), ("items", 16), ("events_per_user", 4)]
 WANTED = {"users": 100_000_000, "items": 10_000_000, "events_per_user": 12}
+SEEN = 0.15  # of a step's CPU seconds: what two runs of the same night may differ by
 SETTINGS = ["simulate.days=30", "simulate.bad_share=0", "simulate.late_share=0", "train.epochs=1", "train.warm_start=false", "gate.beat_popularity=false"]
 SETTINGS += ["gate.max_drop=1", "gate.min_coverage_ratio=0", f"ingest.base_day={DAY - timedelta(days=1)}", "corpora.valid_days=2", "corpora.test_days=2"]
 
@@ -85,28 +86,25 @@ def bytes_shuffled(event: dict[str, Any]) -> int:
     return (event.get("Task Metrics") or {}).get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
 
 
-def exponent(sizes: list[int], seconds: list[float]) -> float:
-    return float(np.polyfit(np.log(sizes), np.log(np.maximum(seconds, 0.1)), 1)[0])
-
-
-def growth(nights: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Step → by what power its CPU seconds grow with each of users, items and events_per_user."""
-    found: dict[str, dict[str, float]] = {}
+def growth(nights: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Step → of each of users, items and events_per_user: by what power its CPU seconds grow over all sizes, start of the step included, and how many
+    of them each further one costs between the two largest sizes, where the start weighs least; None where these differ by less than SEEN."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
     for knob in BEGIN:
         of_knob = [each for each in nights if all(each["world"][other] == BEGIN[other] for other in BEGIN if other != knob)]
         for n, step in enumerate(of_knob[0]["steps"]):
-            sizes, seconds = zip(*((each["world"][knob], each["steps"][n]["cpu_seconds"]) for each in of_knob), strict=True)
-            found.setdefault(step["verb"], {})[knob] = round(exponent(list(sizes), list(seconds)), 2)
+            sizes, used = np.array([(each["world"][knob], each["steps"][n]["cpu_seconds"]) for each in of_knob]).T
+            power = float(np.polyfit(np.log(sizes), np.log(np.maximum(used, 0.1)), 1)[0])
+            seen = used[-1] - used[-2] > SEEN * used[-1]
+            each = float((used[-1] - used[-2]) / (sizes[-1] - sizes[-2])) if seen else None
+            found.setdefault(step["verb"], {})[knob] = {"power": round(power, 2), "each": each}
     return found
 
 
-def estimate(nights: list[dict[str, Any]], growing: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Step → core-hours at WANTED: from the night of most users, by its exponents where they are above nothing."""
-    largest = max(nights, key=lambda each: each["world"]["users"])
-    factors = {
-        verb: np.prod([(WANTED[knob] / largest["world"][knob]) ** max(0.0, power) for knob, power in powers.items()]) for verb, powers in growing.items()
-    }
-    return {step["verb"]: float(step["cpu_seconds"] * factors[step["verb"]] / 3600) for step in largest["steps"]}
+def estimate(growing: dict[str, dict[str, dict[str, float | None]]]) -> dict[str, float | None]:
+    """Step → core-hours at WANTED, each user and item in proportion; None where neither was seen to cost anything."""
+    more = {verb: [WANTED[knob] * each for knob in ("users", "items") if (each := of[knob]["each"]) is not None] for verb, of in growing.items()}
+    return {verb: sum(seconds) / 3600 if seconds else None for verb, seconds in more.items()}
 
 
 def main() -> int:
@@ -130,7 +128,7 @@ def main() -> int:
         return 0
     growing = growth(nights)
     common = origin("python tests/benchmarks/costs.py", "simulated", [7])
-    found = {"nights": nights, "exponents": growing, "wanted": WANTED, "core_hours": estimate(nights, growing)}
+    found = {"nights": nights, "growth": growing, "wanted": WANTED, "core_hours": estimate(growing)}
     (HERE / "results" / "speed_costs.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
     return 0
 

@@ -110,9 +110,14 @@ def speed_costs(path: Path) -> str:
         costs = [each["steps"][n] for each in nights]
         cells = [f"{one['seconds']:.0f} / {one['cpu_seconds']:.0f} / {one['peak_mb']:,} / {one['shuffled_mb']:.0f}" for one in costs]
         lines.append(f"| {step['verb']} | " + " | ".join(cells) + " |")
-    lines += ["", "| CPU-seconds grow as the power of | users | items | events a user | core-hours, estimated |", "|---|---|---|---|---|"]
-    for verb, powers in held["exponents"].items():
-        lines.append(f"| {verb} | {powers['users']:.2f} | {powers['items']:.2f} | {powers['events_per_user']:.2f} | {held['core_hours'][verb]:,.0f} |")
+    knobs = {"users": "1,000 users", "items": "1,000 items", "events_per_user": "one event a user"}
+    heads = [head for knob, more in knobs.items() for head in (f"power of {knob.replace('_per_', ' a ')}", f"{more} more")]
+    lines += ["", "| CPU-seconds grow by | " + " | ".join(heads) + " | core-hours, estimated |", "|---|" + "---|" * (len(heads) + 1)]
+    for verb, of in held["growth"].items():
+        scale = {"users": 1000, "items": 1000, "events_per_user": 1}
+        cells = [f"{of[knob]['power']:.2f} | " + ("–" if of[knob]["each"] is None else f"{of[knob]['each'] * scale[knob]:.2f}") for knob in knobs]
+        hours = held["core_hours"][verb]
+        lines.append(f"| {verb} | {' | '.join(cells)} | {'–' if hours is None else f'{hours:,.0f}'} |")
     return "\n".join([*lines, "", f"The estimate is for {wanted['users']:,} users, {wanted['items']:,} items and {wanted['events_per_user']} events each."])
 
 
