@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from figures import HERE, REPOSITORY, origin, write
+from figures import HERE, REPOSITORY, commit, origin, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kills import PUBLISHED, Reader, campaign, compare, rows_of, start
@@ -177,10 +177,12 @@ def resume(home: Path) -> dict[str, Any]:
 
 
 def rows(home: Path) -> dict[str, Any]:
-    """Every test that injects a row of the fault table: a row passes when all of its tests do."""
+    """Every test that injects a row of the fault table: a row passes when all of its tests do. A report that lies there is not made again."""
     home.mkdir(parents=True, exist_ok=True)
     report = home / "faults.xml"
-    subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "fault", f"--junitxml={report}", "tests"], cwd=REPOSITORY, check=False)
+    if not report.exists():
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "fault", "-n", "2", "--dist", "loadfile", f"--junitxml={report}", "tests"]
+        subprocess.run(command, cwd=REPOSITORY, check=False)
     passed: dict[str, bool] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         good = not any(case.find(name) is not None for name in ("failure", "error", "skipped"))
@@ -195,7 +197,8 @@ def once(home: Path, name: str, part: Callable[[], dict[str, Any]]) -> dict[str,
     kept = home / f"{name}.json"
     if not kept.exists():
         began = time.monotonic()
-        kept.write_text(json.dumps(part() | {"seconds": round(time.monotonic() - began)}))
+        told = {"commit": commit()}
+        kept.write_text(json.dumps(part() | told | {"seconds": round(time.monotonic() - began)}))
     return json.loads(kept.read_text())
 
 

@@ -147,7 +147,7 @@ def campaign(
         time.sleep(delay)
         ended = process.poll() == 0
         kill(process, target)
-        code = process.wait(120)
+        code = process.wait(1200)  # as long as a retry may take: the kill may have missed
         keep(target=target, delay=round(delay, 3), ended=ended or code == 0, code=code)
         if mine[-1]["ended"]:
             put_back(before, lake, reader)
