@@ -65,7 +65,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
     pinned = versions(spark, config, INPUTS)
     rows = releases(spark, config)
     before = served_of(rows)
-    seen = mirror.aliases(config)
+    seen = None if DRY_RUN.get() else mirror.aliases(config)
     names = [name for name in STAGED_OF if name != QUERY_SUGGESTIONS.name or config.suggest.k]
     staged = {name: staged_rows(spark, config, name, day, pinned) for name in names}
     items = read(spark, config, ITEMS, at=day, version=pinned.get(ITEMS.name))
