@@ -38,6 +38,9 @@ NIGHT = date(2026, 11, 19)
 FIRST = NIGHT - timedelta(days=3)  # its night makes the model; the days between are published with it
 BACKFILL = ("build_corpora", "recommend", "search", "release")
 SEED = 7
+PART_OF = {"faults_passed": "rows", **dict.fromkeys(("kills_survived", "rows_lost", "partial_days_seen"), "kills")}
+PART_OF |= {"hostile_parameters_tried": "hostile", "rows_changed_by_them": "hostile", "parallel_backfill_days_ok": "backfill"}
+PART_OF |= {"resume_max_weight_delta": "resume"}
 SMALL = [
     *("simulate.users=120", "simulate.items=60", "simulate.clusters=4", "simulate.days=14", "simulate.bad_share=0", "simulate.late_share=0"),
     *("train.epochs=2", "train.warm_epochs=2", "train.text_vocabulary=400", "train.checkpoint_steps=5", "evaluate.bootstrap=20"),
@@ -207,7 +210,7 @@ def told(line: str) -> None:
 
 
 def figures(parts: dict[str, dict[str, Any]], common: dict[str, Any]) -> list[dict[str, Any]]:
-    """The headline figures of what was run."""
+    """The headline figures of what was run, each with the commit that its part was run at."""
     found: list[tuple[str, float, str]] = []
     if "rows" in parts:
         found.append(("faults_passed", sum(parts["rows"]["passed"].values()), "rows of the fault table, of 50"))
@@ -225,7 +228,8 @@ def figures(parts: dict[str, dict[str, Any]], common: dict[str, Any]) -> list[di
     if "resume" in parts:
         found.append(("resume_max_weight_delta", parts["resume"]["max_weight_delta"], "absolute difference"))
     rows = [{"figure": name, "value": value, "unit": unit, "ci": None, "rival": None, "rival_value": None} for name, value, unit in found]
-    write(rows, common)
+    for row in rows:
+        write([row], common | {"commit": parts[PART_OF[row["figure"]]]["commit"]})
     return rows
 
 

@@ -120,7 +120,9 @@ def interval(figure: dict | None) -> str:
 def faults(path: Path) -> str:
     """The headline figures, then one row per step that was killed."""
     held = json.loads(path.read_text())
-    lines = [f"`make chaos` (`{held['command']}`) · {held['machine']} · seed {held['seeds'][0]} · {held['date']} · commit {held['commit']}", ""]
+    lines = [f"`make chaos` (`{held['command']}`) · {held['machine']} · seed {held['seeds'][0]} · {held['date']}", ""]
+    run = [f"{part} {held[part]['commit']}" for part in ("kills", "hostile", "backfill", "resume", "rows") if part in held]
+    lines += [f"Run at: {', '.join(run)}.", ""]
     lines += ["| figure | value | |", "|---|---|---|"]
     lines += [f"| {row['figure']} | {row['value']:g} | {row['unit']} |" for row in held["figures"]]
     steps = held.get("kills", {}).get("steps", {})
