@@ -34,6 +34,8 @@ WRITTEN: set[str] = set()
 DRY_RUN = ContextVar("DRY_RUN", default=False)
 # A table's first commit takes a second; a log without one that is older than this was left by a killed creator.
 CREATING_SECONDS = 60
+# The last is what a creator is told when another made the log's folder a moment before, and nothing in it yet.
+CONFLICTS = r"Concurrent\w+Exception|DELTA_CONCURRENT|MetadataChangedException|ProtocolChangedException|NON_EMPTY_LOCATION|DELTA_TABLE_NOT_FOUND"
 
 log = logging.getLogger("tandem")
 
@@ -57,8 +59,8 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
             commit(spark.createDataFrame([], schema(table)).write.format("delta").mode("append").option("mergeSchema", "true"), path)
         return
     clear_abandoned(spark, table, path)
-    # Delta's builder reads a location that begins with a dot as a name, not as a path: make a local one absolute.
-    location = path if "://" in path else os.path.abspath(path)
+    # Delta's builder reads a location that begins with a dot as a name, not as a path, and file:///a as another place than file:/a, which Spark makes of it.
+    location = spark._jvm.org.apache.hadoop.fs.Path(path if "://" in path else os.path.abspath(path)).toString()
     builder = DeltaTable.createIfNotExists(spark).location(location).comment(f"One row per {table.grain}. Written by {table.written_by}.")
     for column, declared_field in zip(table.columns, schema(table), strict=True):
         builder = builder.addColumn(column.name, declared_field.dataType, nullable=not column.required, comment=column.comment)
@@ -163,8 +165,8 @@ def replace(
 def would_change(spark: SparkSession, table: Table, path: str, frame: DataFrame, condition: str) -> bool:
     """Log how many rows of the partition would come and go, were the frame its content."""
     stable = [name for name in table.names if name not in table.volatile]
-    new = old = frame.select(*stable)
-    old = old.limit(0)
+    new = frame.select(*stable)
+    old = new.limit(0)
     if DeltaTable.isDeltaTable(spark, path):
         old = old.unionByName(spark.read.format("delta").load(path).where(condition).drop(*table.volatile), allowMissingColumns=True)
     come, go = new.exceptAll(old).count(), old.exceptAll(new).count()
@@ -229,6 +231,6 @@ def conflict_is_transient(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the conflict classes differ between py4j and Connect: their name is what is stable
-        if re.search(r"Concurrent\w+Exception|DELTA_CONCURRENT|MetadataChangedException|ProtocolChangedException|NON_EMPTY_LOCATION", str(error)):
+        if re.search(CONFLICTS, str(error)):
             raise Transient(f"another writer changed {path} at the same time; nothing of this run was written; retry") from error
         raise

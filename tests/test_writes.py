@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from py4j.protocol import Py4JJavaError
 from test_release import prepare, recommendation, stage
 
-from jobs import release
+from jobs import release, writes
 from jobs.__main__ import main
 from jobs.config import load
 from jobs.errors import BadData, Transient
@@ -129,6 +129,18 @@ def test_a_killed_creator_blocks_nobody(spark, config):
     with pytest.raises(BadData, match="holds files and is no Delta table"):
         create(spark, config, LINEAGE)
     assert foreign.read_text() == "mine"
+
+
+@pytest.mark.fault("R14")
+def test_a_creator_that_is_overtaken_may_retry(spark, config, monkeypatch):
+    """Another writer makes the log's folder after this one looked and before it commits: what Delta then says is Transient."""
+    log = Path(path_of(config, RECOMMENDATIONS), "_delta_log")
+    monkeypatch.setattr(writes, "clear_abandoned", lambda *_: log.mkdir(parents=True))
+    with pytest.raises(Transient, match="another writer changed"):
+        put(spark, config, DAY, "overtaken", "a")
+    monkeypatch.undo()
+    log.rmdir()
+    assert put(spark, config, DAY, "again", "a") == 1
 
 
 @pytest.mark.fault("R21")
