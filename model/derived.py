@@ -16,13 +16,15 @@ import numpy as np
 from model.data import Examples, Ragged, Searched, ragged
 from model.vocabulary import Vocabulary
 
-TERMS = 8  # the words of an item that stand out most, of which a pseudo-query draws
-WORDS = 3
+WORDS = 4  # at most, of a pseudo-query: most queries that people type have one to four
 GENERATED_BATCH = 32
 
 
-def derived(examples: Examples, tasks: tuple[str, ...], texts: Sequence[str], vocabulary: Vocabulary, limit: int, pseudo: str, seed: int) -> Examples:
-    """examples: of corpora, `search` among its tasks. texts: of each item row. limit: tokens of a text. pseudo: "terms", or a doc2query model.
+def derived(
+    examples: Examples, tasks: tuple[str, ...], texts: Sequence[str], vocabulary: Vocabulary, limit: int, pseudo: str, count: int, seed: int
+) -> Examples:
+    """examples: of corpora, `search` among its tasks. texts: of each item row. limit: tokens of a text. pseudo: "terms", or a doc2query model; count: made
+    queries of each item.
 
     The examples of `tasks` alone, of which at least one is of corpora: those given and those derived.
     """
@@ -33,8 +35,8 @@ def derived(examples: Examples, tasks: tuple[str, ...], texts: Sequence[str], vo
         made.append(replace(asked, tasks=tasks, task=np.full(len(asked), tasks.index("next_query"), np.int8)))
     for task in ("pseudo_search", "text_to_item", "item_to_text"):
         if task in tasks:
-            said = pseudo_queries(texts, pseudo, seed) if task == "pseudo_search" else list(texts)
-            made.append(of_items(task, tasks, ragged(vocabulary.encode(said, limit)), examples))
+            said = pseudo_queries(texts, pseudo, count, seed) if task == "pseudo_search" else [list(texts)]
+            made += [of_items(task, tasks, ragged(vocabulary.encode(each, limit)), examples) for each in said]
     return joined(made)
 
 
@@ -75,38 +77,42 @@ def end_to_end(parts: Sequence[Ragged]) -> Ragged:
     return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def pseudo_queries(texts: Sequence[str], how: str, seed: int) -> list[str]:
-    """A made query of each text. how: "terms" draws words that stand out in it; else the path or hub name of a doc2query sequence-to-sequence model."""
-    return terms(texts, seed) if how == "terms" else generated(texts, how, seed)
+def pseudo_queries(texts: Sequence[str], how: str, count: int, seed: int) -> list[list[str]]:
+    """`count` times a made query of each text. how: "terms" draws words that stand out in it; else the path or hub name of a doc2query
+    sequence-to-sequence model."""
+    return terms(texts, count, seed) if how == "terms" else generated(texts, how, count, seed)
 
 
-def terms(texts: Sequence[str], seed: int) -> list[str]:
-    """WORDS words of the TERMS of highest TF-IDF, drawn anew for each text, in the text's alphabet order; "" for a text without words."""
+def terms(texts: Sequence[str], count: int, seed: int) -> list[list[str]]:
+    """One to WORDS words of each text, the likelier the higher their TF-IDF, each once, in the order drawn; "" for a text without words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(text.strip() for text in texts):
-        return [""] * len(texts)
+        return [[""] * len(texts)] * count
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
     weights, words = vectorizer.fit_transform(texts), vectorizer.get_feature_names_out()
     rng, queries = np.random.default_rng((seed, 3)), []
-    for row in range(len(texts)):
-        span = slice(weights.indptr[row], weights.indptr[row + 1])
-        columns = weights.indices[span][np.lexsort((weights.indices[span], -weights.data[span]))][:TERMS]
-        queries.append(" ".join(words[np.sort(rng.permutation(columns)[:WORDS])]))
+    spans = [slice(*weights.indptr[row : row + 2]) for row in range(len(texts))]
+    for _ in range(count):
+        # Drawn without replacement by weight: the highest of u^(1/weight) (Efraimidis and Spirakis 2006).
+        keys, sizes = rng.random(weights.nnz) ** (1 / weights.data), rng.integers(1, WORDS + 1, len(texts))
+        drawn = [weights.indices[span][np.argsort(-keys[span])[:size]] for span, size in zip(spans, sizes, strict=True)]
+        queries.append([" ".join(words[columns]) for columns in drawn])
     return queries
 
 
-def generated(texts: Sequence[str], path: str, seed: int) -> list[str]:
+def generated(texts: Sequence[str], path: str, count: int, seed: int) -> list[list[str]]:
     """Sampled as the official code does: top-k 10, top-p .95, at most 64 tokens."""
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSeq2SeqLM.from_pretrained(path, use_safetensors=True).eval()
-    queries: list[str] = []
+    queries: list[list[str]] = [[] for _ in range(count)]
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         for first in range(0, len(texts), GENERATED_BATCH):
             batch = tokenizer(list(texts[first : first + GENERATED_BATCH]), return_tensors="pt", padding=True, truncation=True, max_length=256)
-            said = model.generate(**batch, do_sample=True, top_k=10, top_p=0.95, max_new_tokens=64)
-            queries += tokenizer.batch_decode(said, skip_special_tokens=True)
+            for made in queries:
+                said = model.generate(**batch, do_sample=True, top_k=10, top_p=0.95, max_new_tokens=64)
+                made += tokenizer.batch_decode(said, skip_special_tokens=True)
     return queries

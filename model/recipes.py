@@ -21,7 +21,7 @@ class Recipe:
 
 SERVED = ("recommend", "search")
 
-BRIDGE = Recipe("bridge", SERVED, "tasks")
+BRIDGE = Recipe("bridge", (*SERVED, "pseudo_search"), "tasks")
 
 GENSAR = Recipe(
     "gensar",

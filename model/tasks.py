@@ -2,6 +2,7 @@
 
     recommend   recommend: <item> <item> …        the user's history, oldest first
     search      search: query words [<item> …]     with the history behind it where the search is personalised
+    pseudo_search   the same, of words made of the item's text
 
 (Penha et al. 2024, Table 1.) Every prompt ends in </s>: positions are relative in T5, and only its end marks the latest item. The decoder begins with the
 latest item: so it runs past all blocks straight into the softmax, as in SASRec; from PAD the blocks must first learn to copy it.
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from model.prompts import Ask
-from model.vocabulary import EOS, PAD, TASK_WORDS, Vocabulary
+from model.vocabulary import EOS, PAD, Vocabulary
 
 
 def item_part(history: np.ndarray, limit: int) -> list[int]:
@@ -24,20 +25,23 @@ def item_part(history: np.ndarray, limit: int) -> list[int]:
     return [token for item in reversed(latest) for token in item]
 
 
+AS = {"recommend": "recommend", "search": "search", "pseudo_search": "search"}  # task → the one whose words and identifiers it has
+
+
 class Tasks:
     reads_queries = False
     whole_vocabulary = False
 
     def __init__(self, vocabulary: Vocabulary, settings: Mapping[str, Any]):
         self.limit = settings["history_length"]
-        self.words = {task: vocabulary.task_tokens(task) for task in TASK_WORDS}
-        self.tokens = {task: vocabulary.item_tokens[vocabulary.view(task)] for task in TASK_WORDS}
+        self.words = {task: vocabulary.task_tokens(served) for task, served in AS.items()}
+        self.tokens = {task: vocabulary.item_tokens[vocabulary.view(served)] for task, served in AS.items()}
 
     def answerable(self, task: str, history_length: int, text_length: int) -> bool:
-        return text_length > 0 if task == "search" else history_length > 0
+        return history_length > 0 if task == "recommend" else text_length > 0
 
     def source(self, ask: Ask, draw: int = 0) -> list[int]:
-        words = ask.text if ask.task == "search" else ()
+        words = () if ask.task == "recommend" else ask.text
         return [*self.words[ask.task], *words, *item_part(self.tokens[ask.task][ask.items], self.limit), EOS]
 
     def start(self, ask: Ask) -> np.ndarray:

@@ -30,7 +30,8 @@ class UnifiedTraining(Training):
         self.phrasing = phrasing_of(self.settings["recipe"])(self.vocabulary, self.settings | {"history_length": spec["history_length"]})
         train, valid = (self.examples(rows[split]) for split in ("train", "valid"))
         texts = corpus.item_texts(spec, self.item_ids) if set(self.tasks) - set(SERVED) else []
-        train = derived(train, self.tasks, texts, self.vocabulary, self.settings["max_text_tokens"], self.settings["pseudo_queries"], seed)
+        how = [self.settings[key] for key in ("max_text_tokens", "pseudo_queries", "pseudo_per_item")]
+        train = derived(train, self.tasks, texts, self.vocabulary, *how, seed)
         self.train = data.capped(train, self.settings["max_per_item"], seed)
         self.valid = valid.take(self.draw_valid(valid))
         if len(self.train) == 0:

@@ -79,12 +79,14 @@ def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocab
     examples = data.encode(rows, ("recommend", "search"), ITEMS, vocabulary, 32, phrasing)
     assert [examples.ask(row).searched for row in range(3)] == [[], *[[None, words(vocabulary, "red apple")]] * 2]
     tasks = ("search", "next_query", "pseudo_search", "text_to_item", "item_to_text")
-    made = derived.derived(examples, tasks, ["red apple", "", "blue plum"], vocabulary, 8, "terms", 0)
+    made = derived.derived(examples, tasks, ["red apple", "", "blue plum"], vocabulary, 8, "terms", 2, 0)
     asks = [made.ask(row) for row in range(len(made))]
     assert [(ask.task, ask.item) for ask in asks] == [
         ("search", 0),
         ("search", 2),
         ("next_query", 2),
+        ("pseudo_search", 0),
+        ("pseudo_search", 2),
         ("pseudo_search", 0),
         ("pseudo_search", 2),
         ("text_to_item", 0),
@@ -93,14 +95,20 @@ def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocab
         ("item_to_text", 2),
     ]
     assert asks[2].text == words(vocabulary, "blue plum") and asks[2].items.tolist() == [0, 1]
-    assert asks[3].text == words(vocabulary, "apple red") and asks[5].text == words(vocabulary, "red apple") and not len(asks[5].items)
+    of_apple = [words(vocabulary, said) for said in ("red", "apple", "red apple", "apple red")]
+    assert asks[3].text in of_apple and asks[5].text in of_apple and asks[7].text == words(vocabulary, "red apple") and not len(asks[7].items)
     assert made.at[-1] == made.at.max()
 
 
 def test_terms_are_words_that_stand_out() -> None:
-    said = derived.terms(["the red apple and the pie", "the blue plum", "", "the"], seed=1)
-    assert set(said[1].split()) <= {"the", "blue", "plum"} and said[2] == "" and said[3] == "the"
-    assert said == derived.terms(["the red apple and the pie", "the blue plum", "", "the"], seed=1)
+    texts = ["the red apple and the pie", "the blue plum", "", "the"]
+    said = derived.terms(texts, 2000, seed=1)
+    assert len(said) == 2000 and all(each[2:] == ["", "the"] for each in said) and said == derived.terms(texts, 2000, seed=1)
+    plums = [each[1].split() for each in said]
+    assert {len(query) for query in plums} == {1, 2, 3} and all(set(query) <= {"the", "blue", "plum"} and len(query) == len(set(query)) for query in plums)
+    # Of one word: log(5/4) + 1 of every text's "the" against log(5/2) + 1 of each of the other two, drawn in proportion.
+    single = [query[0] for query in plums if len(query) == 1]
+    assert 430 <= len(single) <= 570 and abs(single.count("the") / len(single) - 0.24) < 0.07
 
 
 def test_a_doc2query_model_by_path(tmp_path) -> None:
@@ -110,5 +118,5 @@ def test_a_doc2query_model_by_path(tmp_path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
     sizes = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}
     T5ForConditionalGeneration(T5Config(vocab_size=tokenizer.get_vocab_size(), decoder_start_token_id=PAD, **sizes)).save_pretrained(tmp_path)
-    said = [derived.pseudo_queries(["red apple", "blue plum"], str(tmp_path), seed) for seed in (0, 0, 1)]
-    assert said[0] == said[1] != said[2] and len(said[0]) == 2
+    said = [derived.pseudo_queries(["red apple", "blue plum"], str(tmp_path), 3, seed) for seed in (0, 0, 1)]
+    assert said[0] == said[1] != said[2] and [len(each) for each in said[0]] == [2, 2, 2] and said[0][0] != said[0][1]

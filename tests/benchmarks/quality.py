@@ -89,6 +89,8 @@ half_life_days = 0
 """
 RECOMMEND = {"tasks": ["recommend"], "epochs": 24, "learning_rate": 0.002, "dropout": 0.4, "weight_decay": 0.05, "patience": 4, "precision": "bf16"}
 BOTH = {"epochs": 16, "learning_rate": 0.002, "dropout": 0.3, "weight_decay": 0.05, "patience": 3, "precision": "bf16", "history_in_search": 1.0}
+# Whoever searches a known item by its name finds it without their history; words made of the items' texts teach the names of those that nobody searched.
+NAMED = BOTH | {"history_in_search": 0.0, "tasks": ["recommend", "search", "pseudo_search"], "pseudo_per_item": 20}
 
 
 def prepare(name: str, folder: Path) -> date:
@@ -118,7 +120,7 @@ def prepare(name: str, folder: Path) -> date:
 
 
 def settings_of(name: str, seed: int, more: list[str]) -> list[str]:
-    chosen = BOTH if SETS[name][1] else RECOMMEND
+    chosen = {None: RECOMMEND, "searches_hem": BOTH, "searches_known_item": NAMED}[SETS[name][1]]
     return [f"train.{key}={json.dumps(value)}" for key, value in {**chosen, "seed": seed}.items()] + more
 
 
