@@ -1,8 +1,10 @@
-"""Airflow beside the tests: its environment, the DAG file as it reads it, and a home whose database stays in a temporary folder."""
+"""Airflow beside the tests: its environment, the DAG file as it reads it, a home whose database stays in a temporary folder, a stub in the jobs' place."""
 
 import importlib.util
+import json
 import logging
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,42 @@ DAGS = ROOT / "dags"
 BEFORE = ["doctor", "ingest", "build_corpora", "embed_items", "assign_identifiers", "train", "evaluate"]
 NIGHT = [*BEFORE, "recommend", "search", "suggest", "release", "report"]
 TRAINING = ["doctor", "embed_items", "assign_identifiers", "train", "evaluate"]
+
+
+STUB = """
+import json, os, pathlib, signal, subprocess, sys, time
+
+home, arguments = pathlib.Path(__file__).parent, sys.argv[1:]
+option = dict(zip(arguments, arguments[1:]))
+key = f"{option['--date']} {option['jobs']}"
+calls = home / "calls.jsonl"
+before = [json.loads(line)["key"] for line in calls.read_text().splitlines()] if calls.exists() else []
+with calls.open("a") as log:
+    secrets = sorted(name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_")))
+    log.write(json.dumps({"key": key, "arguments": arguments, "secrets": secrets}) + "\\n")
+plan = json.loads((home / "plan.json").read_text()).get(key, [0])
+act = plan[min(before.count(key), len(plan) - 1)]
+print("stub says", key, act)
+if act in ("hang", "term"):
+    inner = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"])
+    (home / f"{key}.pids").write_text(f"{os.getpid()} {inner.pid}")
+    if act == "term":
+        os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(300)
+if "--result" in option:
+    pathlib.Path(option["--result"]).write_text(json.dumps({"rows": {key: 3}, "path": "reports/day.html", "share": float("nan")}))
+sys.exit(act)
+"""
+
+
+def stub_at(folder: Path, plan: dict[str, list[Any]]) -> Path:
+    """An executable for TANDEM_PYTHON that does as it is planned, try by try: "DAY VERB" → exit codes, "hang" or "term"; 0 where nothing is. What it was
+    asked to do lies beside it in calls.jsonl."""
+    path = folder / "python"
+    path.write_text(f"#!{sys.executable}\n{STUB}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return path
 
 
 def airflow_environment(home: Path, **settings: str) -> dict[str, str]:

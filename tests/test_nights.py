@@ -5,7 +5,6 @@ The stub is a real executable at TANDEM_PYTHON: it logs its arguments and ends a
 
 import json
 import re
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,32 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scheduler import DAGS, NIGHT, TRAINING, airflow_environment, python
-
-STUB = """
-import json, os, pathlib, signal, subprocess, sys, time
-
-home, arguments = pathlib.Path(__file__).parent, sys.argv[1:]
-option = dict(zip(arguments, arguments[1:]))
-key = f"{option['--date']} {option['jobs']}"
-calls = home / "calls.jsonl"
-before = [json.loads(line)["key"] for line in calls.read_text().splitlines()] if calls.exists() else []
-with calls.open("a") as log:
-    secrets = sorted(name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_")))
-    log.write(json.dumps({"key": key, "arguments": arguments, "secrets": secrets}) + "\\n")
-plan = json.loads((home / "plan.json").read_text()).get(key, [0])
-act = plan[min(before.count(key), len(plan) - 1)]
-print("stub says", key, act)
-if act in ("hang", "term"):
-    inner = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"])
-    (home / f"{key}.pids").write_text(f"{os.getpid()} {inner.pid}")
-    if act == "term":
-        os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(300)
-if "--result" in option:
-    pathlib.Path(option["--result"]).write_text(json.dumps({"rows": {key: 3}, "path": "reports/day.html", "share": float("nan")}))
-sys.exit(act)
-"""
+from scheduler import DAGS, NIGHT, TRAINING, airflow_environment, python, stub_at
 
 DRIVER = """
 import json, pathlib, sys, time
@@ -101,13 +75,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stub")
-    path = folder / "python"
-    path.write_text(f"#!{sys.executable}\n{STUB}")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
     plan = {f"{day_of(night)} {verb}": acts for night in PLANS.values() for verb, acts in night.get("plan", {}).items()}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    return path
+    return stub_at(tmp_path_factory.mktemp("stub"), plan)
 
 
 @pytest.fixture(scope="module")
