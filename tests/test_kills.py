@@ -25,7 +25,7 @@ def test_rows_lost_and_doubled_are_counted():
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # three processes with a JVM each, beside the session's
 @pytest.mark.fault("R12", "R13")
-def test_a_killed_release_is_whole_or_absent(spark, tmp_path):
+def test_a_killed_release_is_whole_or_absent(spark, monkeypatch, tmp_path):
     lake, before = tmp_path / "lake", tmp_path / "before"
     config = load(None, [f"lake.root={lake}", "spark.master=local[2]"])
     prepare(spark, config)
@@ -35,10 +35,12 @@ def test_a_killed_release_is_whole_or_absent(spark, tmp_path):
     shutil.copytree(lake, before)
     release.run(config, D2, "undisturbed")
     reference = kills.rows_of(lake)
-    reader = kills.Reader(lake, {"recommendations": {0, 150}, "search_results": {0, 2}}, str(D2))
+    reader = kills.Reader(lake, {"recommendations": {0, 150}, "search_results": {0, 2}}, str(D2), pause=0.2)  # without a pause it takes a core
     kills.put_back(before, lake, reader)
     reader.start()
     settings = [f"lake.root={lake}", "spark.master=local[1]", "spark.shuffle_partitions=1"]
+    settings.append("spark.conf={'spark.sql.codegen.wholeStage'='false','spark.sql.codegen.factoryMode'='NO_CODEGEN'}")  # as in conftest.py
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")  # JVMs that live for seconds
     done = kills.campaign(lake, before, settings, ["release", "--date", str(D2)], reference, 4.0, reader, 2, 7, tmp_path / "trials.jsonl")
     reader.stopped.set()
     reader.join()

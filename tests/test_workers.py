@@ -15,6 +15,11 @@ from jobs.tables import STAGED_RECOMMENDATIONS
 from udfs.rank import ranker
 
 
+def test_jars_of_the_configuration_stand_beside_deltas(spark):
+    names = {path.rpartition("/")[2] for path in spark.conf.get("spark.jars").split(",")}
+    assert "own.jar" in names and any("delta-spark" in name for name in names)
+
+
 @pytest.mark.fault("R43", "R44")
 def test_a_crashed_or_hanging_worker_stages_nothing(spark, config, monkeypatch):
     """A segmentation fault and a worker that waits for ever end the step; nothing is staged, and the same session answers the day after that."""

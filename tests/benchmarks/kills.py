@@ -64,14 +64,14 @@ class Reader(threading.Thread):
     """Polls the served release and the newest version of the published tables until it is stopped; counts days that are not whole."""
 
     # A class for what a thread shares with its owner: a lock to hold it off while the lake is put back, and the counts.
-    def __init__(self, lake: Path, sizes: dict[str, set[int]], day: str) -> None:
+    def __init__(self, lake: Path, sizes: dict[str, set[int]], day: str, pause: float = 0.02) -> None:
         super().__init__(daemon=True)
-        self.lake, self.sizes, self.day = lake, sizes, day
+        self.lake, self.sizes, self.day, self.pause = lake, sizes, day, pause
         self.hold, self.stopped = threading.Lock(), threading.Event()
         self.polls, self.partial = 0, 0
 
     def run(self) -> None:
-        while not self.stopped.wait(0.02):
+        while not self.stopped.wait(self.pause):
             with self.hold:
                 self.poll()
 
