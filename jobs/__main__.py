@@ -111,8 +111,14 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
 # What an error of Java's or Python's says of the machine, and what that means to who runs it.
 OF_THE_MACHINE = {
     "JAVA_GATEWAY_EXITED": (MissingInput, "Spark's Java did not start: is Java 17 or later there? `python -m jobs doctor` tells"),
-    "No space left on device": (Transient, "a disk is full: the lake's (lake.root), or that of Spark's temporary files (spark.local.dir); make room and retry"),
-    "Read-only file system": (MissingInput, "a disk may only be read: the lake's (lake.root), or that of Spark's temporary files (spark.local.dir)"),
+    "No space left on device": (
+        Transient,
+        "a disk is full: the lake's (lake.root = {root}), the models' (lake.files), or that of Spark's temporary files (spark.local.dir); make room, retry",
+    ),
+    "Read-only file system": (
+        MissingInput,
+        "a disk may only be read: the lake's (lake.root = {root}), the models' (lake.files), or that of Spark's temporary files (spark.local.dir)",
+    ),
 }
 
 
@@ -150,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         for sign, (kind, meaning) in OF_THE_MACHINE.items():
             if sign in str(error):
-                print(f"tandem: {meaning}", file=sys.stderr)
+                print(f"tandem: {meaning.replace('{root}', options.config.lake.root)}", file=sys.stderr)
                 return kind.exit_code
         traceback.print_exc()
         print("tandem: this is a bug of tandem or of the machine below it (exit 70)", file=sys.stderr)

@@ -64,6 +64,15 @@ class Config(Section):
     study: Study = Study()
     spark: SparkSettings = SparkSettings()
 
+    @property
+    def files(self) -> str:
+        """The folder of what is no table: `lake.files`, else `lake.root`. Raises BadArgument where that is a URI."""
+        folder = (self.lake.files or self.lake.root).removeprefix("file://").rstrip("/")
+        if "://" in folder:
+            found = f"{folder!r}" if self.lake.files else f"none, and lake.root = {folder!r} is a URI"
+            raise BadArgument(f"lake.files: found {found}; expected a folder: models are kept on a disk that driver, trainer and executors share")
+        return folder
+
     def hash(self, *sections: str) -> str:
         """Sixteen hex digits that change exactly when one of the sections does (all of them when none is named)."""
         values = self.model_dump(mode="json", include=set(sections) or None)

@@ -1,6 +1,6 @@
 """What this machine has and lacks, in seconds.     Needs no Java and starts no Spark (but for `--install`, which fetches the Delta jars).
 
-Reads the machine and the configuration. Writes nothing but a probe file below lake.root. Each line: ok, missing or note, what, what to do.
+Reads the machine and the configuration. Writes nothing but a probe file below lake.root and lake.files. Each line: ok, missing or note, what, what to do.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import psutil
 
 from jobs.config import Config
-from jobs.errors import MissingInput
+from jobs.errors import BadArgument, MissingInput
 
 JAVA = 17  # Spark 4.2 runs on 17 and later
 DISK_GB, MEMORY_GB = 5, 4
@@ -105,7 +105,7 @@ def jars(config: Config) -> Iterator[Finding]:
 
 
 def machine(config: Config) -> Iterator[Finding]:
-    root = existing(config.lake.root)
+    root = existing(config.lake.files or config.lake.root)
     if root:
         disk = shutil.disk_usage(root).free / 1e9
         yield Finding("ok" if disk >= DISK_GB else "note", f"{disk:.0f} GB of disk free at {root}", "" if disk >= DISK_GB else f"{DISK_GB} GB are comfortable")
@@ -123,15 +123,21 @@ def machine(config: Config) -> Iterator[Finding]:
 
 
 def lake(config: Config) -> Iterator[Finding]:
-    root = existing(config.lake.root)
-    if root is None:
-        yield Finding("note", f"lake.root = {config.lake.root} is a URI: not looked at")
-        return
     try:
-        with tempfile.TemporaryFile(dir=root):
-            yield Finding("ok", f"lake.root = {config.lake.root} is writable")
-    except OSError as error:
-        yield Finding("missing", f"a writable lake.root = {config.lake.root} ({error.strerror} at {root})", "--set lake.root=FOLDER, or mend its rights")
+        places = {config.files: "lake.files", config.lake.root: "lake.root"}  # one line where both are one
+    except BadArgument as error:
+        yield Finding("missing", str(error), "--set lake.files=FOLDER")
+        places = {config.lake.root: "lake.root"}
+    for place, key in places.items():
+        root = existing(place)
+        if root is None:
+            yield Finding("note", f"{key} = {place} is a URI: not looked at")
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=root):
+                yield Finding("ok", f"{key} = {place} is writable")
+        except OSError as error:
+            yield Finding("missing", f"a writable {key} = {place} ({error.strerror} at {root})", f"--set {key}=FOLDER, or mend its rights")
 
 
 def warehouse(config: Config) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Give every catalogue item vectors: of its text, of what users did with it, and, where its identifiers are made of them, of its text as users search.
 
-Reads items, corpora. Writes item_embeddings (the day), and artifacts/encoders/HASH below the lake's root.
+Reads items, corpora. Writes item_embeddings (the day), and the files artifacts/encoders/HASH.
 
 The text encoder is frozen: fitted on the first night's catalogue, or named by path, it serves all later nights, so that an item keeps its vector
 while its text stays. `encoder` names it by its content. It is fitted anew when `identifiers.retrain` is set or when its settings change.
@@ -103,11 +103,8 @@ def newest(frame: DataFrame, day: date) -> DataFrame | None:
 
 
 def artifact_folder(config: Config, kind: str, name: str) -> Path:
-    """Where an artifact lies, as an absolute path: the workers' working directory is not ours. Local file systems only."""
-    root = config.lake.root.removeprefix("file://")
-    if "://" in root:
-        raise BadArgument(f"lake.root = {config.lake.root!r}: {kind} are kept on a local or mounted file system only; expected a path")
-    return Path(root).resolve() / "artifacts" / kind / name
+    """Where an artifact lies, as an absolute path: the workers' working directory is not ours."""
+    return Path(config.files).resolve() / "artifacts" / kind / name
 
 
 def text_encoder(spark: SparkSession, config: Config, day: date, items: DataFrame) -> tuple[str, Path]:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 from delta import DeltaTable
 from pyspark.sql import Column, SparkSession
@@ -44,7 +43,7 @@ def run(config: Config, day: date, run_id: str, user: str) -> dict:
     left = sum(read(spark, config, table).where(of_user(table, user, known)).count() for table in there)
     if left:
         raise BadData(f"erase: {left} rows of the user came back while they were deleted; run it again when no step is running")
-    pages = forget_pages(config, known)
+    pages = forget_pages(spark, config, known)
     tell(spark, config, day, known, removed, run_id)
     log.info("erase %s…: %s rows, %d report pages; none left in current versions", known[:8], removed, pages)
     return {"removed": removed, "left": left, "pages": pages}
@@ -72,9 +71,17 @@ def tell(spark: SparkSession, config: Config, day: date, known: str, removed: di
     append(spark, config, ERASURES, spark.createDataFrame([row], schema(ERASURES)), run_id)
 
 
-def forget_pages(config: Config, known: str) -> int:
-    """Delete the report pages that show the user among their examples (below a local root; elsewhere an object store's lifecycle must)."""
-    shown = [page for page in Path(config.lake.root, "reports").glob("*.html") if known[:8] in page.read_text(encoding="utf-8")]
-    for page in shown:
-        page.unlink()
+def forget_pages(spark: SparkSession, config: Config, known: str) -> int:
+    """Delete the report pages that show the user among their examples, wherever the lake lies; returns how many."""
+    path = spark._jvm.org.apache.hadoop.fs.Path
+    folder = path(f"{config.lake.root.rstrip('/')}/reports")
+    files = folder.getFileSystem(spark._jsc.hadoopConfiguration())
+    pages = [page.getPath().toString() for page in (files.listStatus(folder) if files.exists(folder) else ())]
+    pages = [page for page in pages if page.endswith(".html")]
+    if not pages:
+        return 0
+    texts = spark.read.text(pages, wholetext=True)
+    shown = texts.where(F.contains("value", F.lit(known[:8]))).select("_metadata.file_path").collect()  # at most a page per night
+    for row in shown:
+        files.delete(path(row.file_path), False)
     return len(shown)

@@ -4,7 +4,7 @@ Reads the row of a model. Writes, at `registry.uri`, a version of the registered
 (trained last) and `champion` (served), and the check `mirror` of step registry. Knows not how a model is trained or released.
 
 MLflow sets an alias whatever it named before. Here an alias moves only while it names what it named when its mover first looked, under a
-lock below the lake's root that every verb takes: two of them cannot both have looked before and moved after. A registry that cannot be
+lock in the folder of files (`lake.files`) that every verb takes: two of them cannot both have looked before and moved after. A registry that cannot be
 reached stops no night: the check says so (severity warn), and the next model registered there finds its place again.
 """
 
@@ -36,11 +36,9 @@ log = logging.getLogger("tandem")
 
 
 def address(config: Config) -> str | None:
-    """`registry.uri` with the lake's root in it; None where there is no mirror, or where its place would be a file in an object store."""
-    uri, root = config.registry.uri, config.lake.root
-    if uri is None or ("{root}" in uri and "://" in root):
-        return None
-    return uri.replace("{root}", os.path.abspath(root))
+    """`registry.uri` with the folder of files in it; None where there is no mirror."""
+    uri = config.registry.uri
+    return uri and uri.replace("{root}", os.path.abspath(config.files))
 
 
 @contextmanager
@@ -53,8 +51,8 @@ def client(config: Config) -> Iterator["MlflowClient"]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    root, uri = config.lake.root, address(config)
-    with open(os.devnull if "://" in root else Path(root) / ".registry.lock", "w") as held:
+    uri = address(config)
+    with open(Path(config.files) / ".registry.lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         made = MlflowClient(tracking_uri=uri, registry_uri=uri)
         try:
@@ -108,11 +106,9 @@ def version_of(registry: "MlflowClient", config: Config, model: Row) -> Any:
 
 
 def source(config: Config, model: Row) -> str:
-    """Where the artifact lies. An MLflow server refuses the paths of another machine's disk: there it is a name below the lake's root."""
-    path = f"{config.lake.root.rstrip('/')}/{model.artifact}"
-    if "://" in path:
-        return path
-    return f"tandem:/{model.artifact}" if (config.registry.uri or "").startswith("http") else Path(os.path.abspath(path)).as_uri()
+    """Where the artifact lies. An MLflow server refuses the paths of another machine's disk: there it is a name below the folder of files."""
+    path = Path(os.path.abspath(f"{config.files}/{model.artifact}"))
+    return f"tandem:/{model.artifact}" if (config.registry.uri or "").startswith("http") else path.as_uri()
 
 
 def nominate(spark: SparkSession, config: Config, day: date, run_id: str, model_version: str) -> None:

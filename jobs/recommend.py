@@ -120,8 +120,7 @@ def serving(spark: SparkSession, config: Config, day: date, task: str) -> Row:
 
 def artifact_path(config: Config, model: Row) -> str:
     """Absolute, since a worker's working directory is not the driver's."""
-    path = f"{config.lake.root.rstrip('/')}/{model.artifact}"
-    return path if "://" in path else os.path.abspath(path)
+    return os.path.abspath(f"{config.files}/{model.artifact}")
 
 
 def counted(ranked: DataFrame, requests: int, k: int) -> list[Check]:

@@ -56,7 +56,7 @@ def champion(spark: SparkSession, config: Config, day: date, other_than: str | N
 def intact(config: Config, model: Row) -> Row:
     """The model, once its manifest is the one that was registered: the manifest holds the hash of every other file, which `model.artifact.load`
     compares. Raises BadData."""
-    manifest = Path(config.lake.root, model.artifact, "manifest.json")
+    manifest = Path(config.files, model.artifact, "manifest.json")
     found = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "no file"
     if found != model.artifact_hash:
         raise BadData(f"{manifest} has hash {found}, models says {model.artifact_hash}: the artifact of {model.model_version} is damaged or was changed")

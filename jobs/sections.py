@@ -55,6 +55,9 @@ class Source(Section):
 
 class Lake(Section):
     root: PathText = Field(default=".tandem/lake", description="folder or URI under which each table is a Delta folder of its name")
+    files: PathText | None = Field(
+        default=None, description="folder of models, encoders and locks, on a disk that driver, trainer and executors share; none is lake.root, no URI then"
+    )
 
 
 class Warehouse(Section):
@@ -172,7 +175,7 @@ class Identifiers(Section):
 class Train(Section):
     recipe: RECIPE_NAMES = Field(default="bridge", description="bridge, gensar or gensr; their own settings (README) stand before these defaults")
     tasks: tuple[TASKS, ...] = Field(
-        default=("recommend", "search"), min_length=1, description="bridge: these; one alone gives the single-task models. gensar: all six"
+        default=("recommend", "search"), min_length=1, description="bridge: these, and pseudo_search; one alone: the single-task models. gensar: all six"
     )
     mixing: Literal["proportional", "balanced"] | Annotated[float, Field(ge=1, allow_inf_nan=False)] | dict[TASKS, Annotated[float, Field(ge=0)]] = Field(
         default="proportional",
@@ -199,6 +202,7 @@ class Train(Section):
     max_query_tokens: int = Field(default=32, ge=2)
     max_text_tokens: int = Field(default=48, ge=2, description="of an item's text, in the tasks on texts")
     pseudo_queries: PathText = Field(default="terms", description="terms (words of the item's text), or the path or hub name of a doc2query model")
+    pseudo_per_item: int = Field(default=1, ge=1, description="made queries of each item")
     history_per_behaviour: int = Field(default=5, ge=1, description="gensar: actions that a prompt shows, on and off the search surface each")
     behaviour_tokens: bool = Field(default=True, description="gensar: marks of behaviour in histories and answers")
     history_in_search: float = Field(
@@ -298,7 +302,7 @@ class Release(Section):
 class Registry(Section):
     uri: Annotated[PathText | None, BeforeValidator(none_by_name)] = Field(
         default="sqlite:///{root}/mlflow.db",
-        description='MLflow registry that mirrors the models: sqlite, http(s), databricks, …; {root} is lake.root on a local disk; "none" keeps none',
+        description='MLflow registry that mirrors the models: sqlite, http(s), databricks, …; {root} is lake.files, or lake.root; "none" keeps none',
     )
     name: str = Field(default="tandem", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="the registered model's name there; one per lake")
 

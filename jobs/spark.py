@@ -71,7 +71,10 @@ def session(config: Config) -> SparkSession:
         builder = builder.config(key, value)
     if not submitted:
         jars = delta_jars()
-        builder = builder.config("spark.jars", ",".join(jars)) if jars else configure_spark_with_delta_pip(builder)
+        # Delta is one entry of such a list: what the configuration names there stands beside it.
+        own = config.spark.conf.get("spark.jars" if jars else "spark.jars.packages", "")
+        more = own.split(",") if own else []
+        builder = builder.config("spark.jars", ",".join(jars + more)) if jars else configure_spark_with_delta_pip(builder, more)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark

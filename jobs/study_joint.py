@@ -5,7 +5,7 @@ Trains, per seed, the joint model and each task alone twice: for the same epochs
 5 to 7: which items gain, and how alike the two logs are).
 
 Reads corpora, items and what `train` reads. Writes studies and a page. The models are the study's own: they lie below
-`<lake.root>/artifacts/.work/study/`, stand in no table, and are never served; one that is there is not trained again.
+`<lake.files>/artifacts/.work/study/`, stand in no table, and are never served; one that is there is not trained again.
 """
 
 import logging
@@ -116,7 +116,7 @@ def trained(
     candidates: folder of a first stage."""
     spec = train.specification(config, day, pinned, written, None, identifiers, candidates)
     artifact = f"artifacts/.work/study/{spec['model_version']}"
-    spec |= {"output": f"{config.lake.root.rstrip('/')}/{artifact}", "work": f"{config.lake.root.rstrip('/')}/{artifact}.work"}
+    spec |= {"output": f"{config.files}/{artifact}", "work": f"{config.files}/{artifact}.work"}
     if not Path(spec["output"], "manifest.json").exists():
         train.launch(config, spec)
     return Row(model_version=spec["model_version"], artifact=artifact, config=config.model_dump_json())

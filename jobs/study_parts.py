@@ -7,7 +7,7 @@
 
 Trains each, per seed; all are judged on the day's test examples over the whole catalogue, paired.
 
-Reads what `train` reads. Writes studies and a page. Models and identifiers are the study's own: they lie below `<lake.root>/artifacts/.work/study/`, stand
+Reads what `train` reads. Writes studies and a page. Models and identifiers are the study's own: they lie below `<lake.files>/artifacts/.work/study/`, stand
 in no table and are never served; what is there is not made again.
 """
 
@@ -90,7 +90,7 @@ def changed(config: Config, changes: Changes) -> Config:
 
 def named(spark: SparkSession, config: Config, day: date) -> str:
     """The Delta table of the variant's identifiers, made now or earlier: a naming fitted for it, which no night uses."""
-    path = f"{config.lake.root.rstrip('/')}/artifacts/.work/study/identifiers-{day:%Y%m%d}-{config.hash('identifiers', 'embed')}"
+    path = f"{config.files}/artifacts/.work/study/identifiers-{day:%Y%m%d}-{config.hash('identifiers', 'embed')}"
     if not DeltaTable.isDeltaTable(spark, path):
         fresh = config.model_copy(update={"identifiers": config.identifiers.model_copy(update={"retrain": True})})
         frame, version, _ = assign(spark, fresh, day, read(spark, config, ITEM_EMBEDDINGS, at=day))
@@ -126,7 +126,7 @@ def models(spark: SparkSession, day: date, asked: dict[str, Config]) -> dict[str
     if RECIPES[whole.train.recipe].second_stage:
         log.info("study %s: seed %d, the first stage", whole.train.recipe, whole.train.seed)
         made[FIRST] = trained(spark, train.of_first_stage(whole), day, pinned, written)
-        candidates = f"{whole.lake.root.rstrip('/')}/{made[FIRST].artifact}"
+        candidates = f"{whole.files}/{made[FIRST].artifact}"
     for done, (name, variant) in enumerate(asked.items(), 1):
         log.info("study %s: seed %d, %s (%d of %d)", whole.train.recipe, variant.train.seed, name, done, len(asked))
         own = named(spark, variant, day) if whole.train.recipe == GENSAR.name else None

@@ -1,6 +1,6 @@
 """A study's cells, trained side by side and kept: killed and started again, it goes on.
 
-A cell that is done is a file below `<lake.root>/artifacts/.work/study/`, named by a hash of all that shapes it. Knows neither what a cell means nor what
+A cell that is done is a file below `<lake.files>/artifacts/.work/study/`, named by a hash of all that shapes it. Knows neither what a cell means nor what
 its figures say.
 """
 
@@ -43,7 +43,7 @@ class Sweep:
 def finished(config: Config, sweep: Sweep, cell: Cell) -> Path:
     """Where a cell's figures are kept."""
     known = json.dumps([cell, code(sweep.made_by)], sort_keys=True)
-    return Path(config.lake.root, "artifacts", ".work", "study") / f"{sweep.name}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+    return Path(config.files, "artifacts", ".work", "study") / f"{sweep.name}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
 
 
 @cache

@@ -159,7 +159,7 @@ MODELS = Table(
     (
         MODEL_VERSION,
         Column("recipe", "STRING", "bridge, gensar or gensr"),
-        Column("artifact", "STRING", "folder of the weights, vocabulary and identifiers, below the lake's root"),
+        Column("artifact", "STRING", "folder of the weights, vocabulary and identifiers, below lake.files"),
         Column("artifact_hash", "STRING", "SHA-256 of the artifact's manifest"),
         Column("input_versions", "STRING", "JSON: input table → Delta version"),
         Column("config_hash", "STRING", "of the sections that shape the model"),

@@ -74,11 +74,11 @@ def specification(
     """Everything that shapes the model, with a hash of it.
 
     pinned: the Delta versions to read. written: those that last wrote what the day reads, so that a day trained again after later ones is
-    the same model. parent: an artifact below lake.root. identifiers: a table that is read in the place of item_identifiers.
+    the same model. parent: an artifact below `Config.files`. identifiers: a table that is read in the place of item_identifiers.
     candidates: folder of gensr's first stage.
     """
     valid_from, test_from = config.corpora.bounds(day)
-    root = config.lake.root.rstrip("/")
+    root = config.files
     spec: dict[str, Any] = {
         "day": day.isoformat(),
         "tables": {table.name: [path_of(config, table), pinned[table.name]] for table in INPUTS},
@@ -123,7 +123,8 @@ def first_stage(config: Config, day: date, pinned: dict[str, int], written: dict
 
 def of_first_stage(config: Config) -> Config:
     recipe = RECIPES[config.gensr.candidates_from]
-    tasks = tuple(task for task in recipe.tasks if task in config.train.tasks or task not in SERVED)
+    brought = recipe.settings.get("train", {}).get("tasks", SERVED)
+    tasks = tuple(task for task in brought if task in config.train.tasks or task not in SERVED)
     return config.model_copy(update={"train": config.train.model_copy(update={"recipe": recipe.name, "tasks": tasks})})
 
 

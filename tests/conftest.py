@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -29,7 +30,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["pyspark.sql.Spa
     from jobs.spark import session
 
     root = tmp_path_factory.mktemp("spark")
+    ZipFile(root / "own.jar", "w").close()
     settings = {
+        "spark.jars": str(root / "own.jar"),
         "spark.sql.warehouse.dir": str(root / "warehouse"),
         # Compiling a plan costs more than running it on a handful of rows: three of these files took 156 s with it, 108 s without. Nights of their own compile.
         "spark.sql.codegen.wholeStage": "false",

@@ -86,7 +86,8 @@ def test_warehouse_and_lake(tmp_path, monkeypatch):
     config = load(None, [f"lake.root={tmp_path}", *(f"warehouse.{name}={{path = '{path}', format = 'csv'}}" for name, path in sources.items())])
     assert [finding.state for finding in doctor.warehouse(config)] == ["ok", "note", "ok"]
     assert [finding.state for finding in doctor.lake(config)] == ["ok"]
-    assert [finding.state for finding in doctor.lake(load(None, ["lake.root=s3a://bucket/lake"]))] == ["note"]
+    assert [finding.state for finding in doctor.lake(load(None, ["lake.root=s3a://bucket/lake"]))] == ["missing", "note"]
+    assert [finding.state for finding in doctor.lake(load(None, ["lake.root=s3a://bucket/lake", "lake.files=/tmp"]))] == ["ok", "note"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

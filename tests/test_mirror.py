@@ -15,7 +15,7 @@ from test_release import D1, D2, D3, NOW, stage, write
 
 from jobs import mirror, release
 from jobs.config import load
-from jobs.errors import BadData, TandemError, Transient
+from jobs.errors import BadArgument, BadData, TandemError, Transient
 from jobs.recommend import serving
 from jobs.registry import champion, intact
 from jobs.spark import read
@@ -25,14 +25,14 @@ from model.artifact import read_manifest
 NAMES = [f"i{n}" for n in range(10)]
 
 
-@pytest.fixture(params=["file", "server"])
+@pytest.fixture(params=["file", *(["server"] if "TANDEM_MLFLOW" in os.environ else [])])
 def mirrored(config, request):
     """The default mirror, an sqlite file in the lake; and a running MLflow server, where TANDEM_MLFLOW names one (see the README)."""
     Path(config.lake.root).mkdir()
     if request.param == "file":
         return load(None, [f"lake.root={config.lake.root}", "spark.master=local[2]"])
-    uri = os.environ.get("TANDEM_MLFLOW") or pytest.skip("no MLflow server: TANDEM_MLFLOW names none")
-    return load(None, [f"lake.root={config.lake.root}", "spark.master=local[2]", f"registry.uri={uri}", f"registry.name=tandem-{uuid.uuid4().hex}"])
+    server = [f"registry.uri={os.environ['TANDEM_MLFLOW']}", f"registry.name=tandem-{uuid.uuid4().hex}"]
+    return load(None, [f"lake.root={config.lake.root}", "spark.master=local[2]", *server])
 
 
 def train(spark, config, version, day):
@@ -141,12 +141,15 @@ def test_where_the_mirror_is_and_what_it_says_of_the_artifact():
     local = load(None, ["lake.root=lake"])
     assert mirror.address(local) == f"sqlite:///{Path.cwd()}/lake/mlflow.db"
     assert mirror.address(load(None, ["registry.uri=none"])) is None
-    assert mirror.address(load(None, ["lake.root=s3a://bucket/lake"])) is None
-    assert mirror.address(load(None, ["lake.root=s3a://bucket/lake", "registry.uri=https://mlflow.example"])) == "https://mlflow.example"
+    far = ["lake.root=s3a://bucket/lake", "lake.files=shared"]
+    assert mirror.address(load(None, far)) == f"sqlite:///{Path.cwd()}/shared/mlflow.db"
+    assert mirror.address(load(None, [*far, "registry.uri=https://mlflow.example"])) == "https://mlflow.example"
     model = type("Model", (), {"artifact": "artifacts/m1"})
     assert mirror.source(local, model) == f"file://{Path.cwd()}/lake/artifacts/m1"
     assert mirror.source(load(None, ["registry.uri=https://mlflow.example"]), model) == "tandem:/artifacts/m1"
-    assert mirror.source(load(None, ["lake.root=s3a://bucket/lake"]), model) == "s3a://bucket/lake/artifacts/m1"
+    assert mirror.source(load(None, far), model) == f"file://{Path.cwd()}/shared/artifacts/m1"
+    with pytest.raises(BadArgument, match=r"lake\.files: found none, and lake\.root = 's3a://bucket/lake' is a URI; expected a folder"):
+        mirror.source(load(None, far[:1]), model)
 
 
 def test_an_artifact_that_is_not_the_registered_one_is_not_loaded(spark, config):

@@ -155,7 +155,8 @@ def test_no_locked_package_has_a_known_vulnerability() -> None:
     audit = [Path(sys.executable).with_name("uv"), "tool", "run", "pip-audit@2.10.1", "--require-hashes", "--disable-pip", "--progress-spinner", "off"]
     done = subprocess.run([*audit, "--format", "json", "-r", "requirements.lock"], cwd=ROOT, capture_output=True, text=True)
     if not done.stdout:
-        pytest.skip(f"pip-audit cannot be had: {done.stderr.strip().splitlines()[-1:]}")
+        assert re.search(r"Failed to fetch|error sending request|Connection", done.stderr), done.stderr[-3000:]
+        pytest.skip("no index can be reached for pip-audit")
     found = vulnerabilities(done.stdout)
     if found is None:
         pytest.skip("the index tells nothing of vulnerabilities")
