@@ -4,7 +4,7 @@
 
 Builds corpora through the verbs in a lake of its own, trains one model for both tasks per seed, and SASRec on the same rows; the other
 rivals are those of `jobs evaluate`. What is done is kept under --lake: the command goes on where it stopped. Writes
-tests/benchmarks/results/quality_NAME.json, from which readme.py makes the README's tables.
+tests/benchmarks/results/quality_NAME.json, from which readme.py makes the README's tables; seeds that are already there stay.
 """
 
 import argparse
@@ -230,18 +230,37 @@ def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summary(per_seed: list[np.ndarray]) -> dict[str, dict]:
-    """Metric → mean over seeds, a 95 % bootstrap interval over users of the seeds' mean, each seed's value."""
-    rng, made = np.random.default_rng(0), {}
+    """Metric → each seed's value and 95 % bootstrap interval over users, and what they come to."""
+    made = {}
     for metric in gains(per_seed[0]):
-        users = np.stack([gains(ranks)[metric] for ranks in per_seed])
-        mean = users.mean(axis=0)
-        drawn = [mean[rng.integers(0, len(mean), len(mean))].mean() for _ in range(1000)]
-        made[metric] = {
-            "value": float(mean.mean()),
-            "ci": [float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))],
-            "seeds": [float(value) for value in users.mean(axis=1)],
-        }
+        rng, values, intervals = np.random.default_rng(0), [], []
+        for users in (gains(ranks)[metric] for ranks in per_seed):
+            drawn = [users[rng.integers(0, len(users), len(users))].mean() for _ in range(1000)]
+            values.append(float(users.mean()))
+            intervals.append([float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))])
+        made[metric] = over_seeds(values, intervals)
     return made
+
+
+def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
+    """The seeds' mean, and the mean of their intervals: all answer the same users, so their mean's own interval is at most as wide."""
+    return {"value": float(np.mean(values)), "ci": np.mean(intervals, axis=0).tolist(), "seeds": values, "intervals": intervals}
+
+
+def joined(before: dict, now: dict) -> dict:
+    """What was measured now, and the seeds that were measured only before."""
+    kept_seeds = [seed for seed in before["seeds"] if seed not in now["seeds"]]
+    earlier = {(row["task"], row["method"]): row["metrics"] for row in before["quality"]}
+    for row in now["quality"]:
+        for metric, held in row["metrics"].items() if kept_seeds else ():
+            if "seeds" not in held:  # a rival without a seed
+                continue
+            was = earlier[row["task"], row["method"]][metric]
+            told = was.get("intervals", [was["ci"]] * len(was["seeds"]))
+            at = [before["seeds"].index(seed) for seed in kept_seeds]
+            row["metrics"][metric] = over_seeds([was["seeds"][i] for i in at] + held["seeds"], [told[i] for i in at] + held["intervals"])
+    commits = dict.fromkeys([*(before["commit"].split(", ") if kept_seeds else ()), now["commit"]])
+    return now | {"seeds": kept_seeds + now["seeds"], "commit": ", ".join(commits)}
 
 
 def spark_rivals(lake: Path) -> list[dict]:
@@ -291,11 +310,11 @@ def main() -> int:
     import sasrec
 
     for seed in chosen.seeds if chosen.only != "model" else []:
-        path = folder / f"sasrec-{seed}.safetensors"
+        path = folder.parent / f"{SETS[name][0]}-sasrec-{seed}.safetensors"  # it knows no searches: one for all of a log's sets
         if not path.exists():
             sequences, valid = held.bought("recommend", "valid")
             model, curve = sasrec.train(sequences, (sequences, valid), len(items), seed)
-            (folder / f"sasrec-{seed}.json").write_text(json.dumps(curve))
+            path.with_suffix(".json").write_text(json.dumps(curve))
             sasrec.save(model, path)
         model = sasrec.load(path, len(items))
         ranks["sasrec", "recommend"].append(kept(folder / f"sasrec-{seed}.npy", lambda m=model: sasrec.ranks(m, *held.bought("recommend", "test"))))
@@ -306,13 +325,16 @@ def main() -> int:
         print(f"{name} {task} {method}: " + ", ".join(f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in told.items()), flush=True)
     if chosen.only:
         return 0
-    command = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *map(str, chosen.seeds), *(f"--set {each}" for each in chosen.set)])
+    path = HERE / "results" / f"quality_{name}.json"
     written = {
-        **origin(command, name, chosen.seeds),
+        **origin("", name, chosen.seeds),
         "quality": [{"task": task, "method": method, "n": len(found[0]), "metrics": summary(found)} for (method, task), found in sorted(ranks.items())]
         + spark_rivals(lake),
     }
-    (HERE / "results" / f"quality_{name}.json").write_text(json.dumps(written, indent=1) + "\n")
+    written = joined(json.loads(path.read_text()), written) if path.exists() else written
+    seeds, settings = map(str, written["seeds"]), (f"--set {each}" for each in chosen.set)
+    written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
+    path.write_text(json.dumps(written, indent=1) + "\n")
     figures(written)
     return 0
 
