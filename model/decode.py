@@ -10,12 +10,13 @@ answer (`opening`, `closing`) count too.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.products import by_onednn, product
 from model.trie import Trie
 from model.vocabulary import PAD
 
@@ -30,12 +31,19 @@ def start_rows(shared: Tensor, start: Tensor) -> Tensor:
     return (F.embedding(start, shared) * counted).sum(dim=-2)
 
 
-def product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    """x ↦ x @ matrix.T. On a CPU by oneDNN with the matrix packed once: true fp32, where torch's default, MKL, takes its AVX2 path on AMD."""
-    if matrix.is_cpu and (matrix.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        packed = torch.ops.mkldnn._reorder_linear_weight(matrix)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-    return lambda x: F.linear(x, matrix)
+class Past(NamedTuple):
+    """What the beams of each request said so far, all of it once: a beam sees its own line alone, so that no beam's keys and values are ever moved.
+
+    layers: keys and values [B, heads, n, d_kv]. places: int64 [n], how many tokens came before each. line: bool [B, K, n], which of it a beam said.
+    """
+
+    layers: list[Attention]
+    places: Tensor
+    line: Tensor
+
+    def of(self, parents: Tensor) -> "Past":
+        """parents: int64 [B, n], the beam that each new one goes on from."""
+        return self._replace(line=self.line.gather(1, parents[..., None].expand(-1, -1, self.line.shape[2])))
 
 
 class Decoder:
@@ -54,11 +62,11 @@ class Decoder:
         self.scale = config["d_model"] ** -0.5 if config["scale_decoder_outputs"] else 1.0
         self.products: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
 
-    def linear(self, x: Tensor, *names: str) -> Tensor:
+    def linear(self, x: Tensor, *names: str, relu: bool = False) -> Tensor:
         """x: [..., in] → [..., out of all names, one behind the other]: matrices that read the same are one product."""
         if names not in self.products:
             matrix = torch.cat([self.head if name == HEAD else self.weights[f"{name}.weight"] for name in names])
-            self.products[names] = product(matrix.to(self.precision))
+            self.products[names] = product(matrix.to(self.precision), relu)
         return self.products[names](x.to(self.precision))
 
     def norm(self, name: str, x: Tensor) -> Tensor:
@@ -76,12 +84,13 @@ class Decoder:
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
         h = self.norm(f"{name}.", x)
         dense = f"{name}.DenseReluDense"
-        act = F.relu if self.config["dense_act_fn"] == "relu" else lambda t: F.gelu(t, approximate="tanh")
+        relu = self.config["dense_act_fn"] == "relu"
         if self.config["is_gated_act"]:
             gate, value = self.linear(h, f"{dense}.wi_0", f"{dense}.wi_1").chunk(2, dim=-1)
-            h = act(gate) * value
+            h = (F.relu(gate) if relu else F.gelu(gate, approximate="tanh")) * value
         else:
-            h = act(self.linear(h, f"{dense}.wi"))
+            h = self.linear(h, f"{dense}.wi", relu=relu)
+            h = h if relu else F.gelu(h, approximate="tanh")
         return x + self.linear(h, f"{dense}.wo")
 
     def position_bias(self, stack: str, queries: Tensor, keys: Tensor) -> Tensor:
@@ -121,27 +130,33 @@ class Decoder:
         found = [each.contiguous() for each in self.split(self.norm("encoder.final_", x), *names)]  # once here, or at every step
         return list(zip(found[::2], found[1::2], strict=True))
 
-    def step(self, x: Tensor, place: int, past: Sequence[Attention | None], cross: list[Attention], mask: Tensor) -> tuple[Tensor, list[Attention]]:
-        """x: [B, K, d_model], the rows of the beams' last tokens. Returns log-probabilities [B, K, answer tokens], fp32, and the new past.
+    def nothing_said(self, x: Tensor) -> Past:
+        """Before the first step of beams x: [B, K, d_model]."""
+        none = x.new_empty(len(x), self.heads, 0, self.d_kv, dtype=self.precision)
+        places = torch.empty(0, dtype=torch.int64, device=x.device)
+        return Past([(none, none)] * self.config["num_decoder_layers"], places, places.new_empty(*x.shape[:2], 0, dtype=torch.bool))
 
-        place: how many tokens came before. past: each layer's own keys and values of the beams, [B, K, heads, place, d_kv].
+    def step(self, x: Tensor, place: int, past: Past, cross: list[Attention], mask: Tensor) -> tuple[Tensor, Past]:
+        """x: [B, K, d_model], the rows of the beams' last tokens. place: how many tokens came before.
+
+        Returns log-probabilities [B, K, answer tokens], fp32, and the past with these tokens.
         """
-        positions = torch.arange(place + 1, device=x.device)
-        bias = self.position_bias("decoder", positions[-1:], positions).to(x.dtype)[:, None]
-        present: list[Attention] = []
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).expand(len(x), -1, -1)
+        line, places = torch.cat([past.line, itself], dim=2), F.pad(past.places, (0, x.shape[1]), value=place)
+        bias = self.position_bias("decoder", places[-1:], places).to(x.dtype).masked_fill(~line[:, None], torch.finfo(x.dtype).min)
+        layers: list[Attention] = []
         for layer, (cross_k, cross_v) in enumerate(cross):
             name = f"decoder.block.{layer}.layer"
-            own = self.linear(self.norm(f"{name}.0.", x), *(f"{name}.0.SelfAttention.{part}" for part in "qkv"))
-            q, k, v = own.unflatten(-1, (3, self.heads, 1, self.d_kv)).unbind(-4)
-            if (before := past[layer]) is not None:
-                k, v = torch.cat([before[0], k], dim=3), torch.cat([before[1], v], dim=3)
-            present.append((k, v))
-            mixed = (q @ k.transpose(-1, -2) + bias).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
-            x = x + self.linear(mixed.flatten(2), f"{name}.0.SelfAttention.o")
+            own = f"{name}.0.SelfAttention"
+            q, *said = self.split(self.norm(f"{name}.0.", x), *(f"{own}.{part}" for part in "qkv"))
+            k, v = (torch.cat(each, dim=2) for each in zip(past.layers[layer], said, strict=True))
+            layers.append((k, v))
+            x = x + self.attend(own, q, k, v, bias)
             (query,) = self.split(self.norm(f"{name}.1.", x), f"{name}.1.EncDecAttention.q")
             x = x + self.attend(f"{name}.1.EncDecAttention", query, cross_k, cross_v, mask)
             x = self.feed_forward(f"{name}.2", x)
-        return self.linear(self.norm("decoder.final_", x) * self.scale, HEAD).float().log_softmax(-1), present
+        log_probs = self.linear(self.norm("decoder.final_", x) * self.scale, HEAD).float().log_softmax(-1)
+        return log_probs, Past(layers, places, line)
 
 
 class Constraint:
@@ -172,6 +187,7 @@ class Constraint:
         return reached
 
 
+@by_onednn()
 @torch.inference_mode()
 def beam_search(
     decoder: Decoder,
@@ -194,17 +210,17 @@ def beam_search(
     """
     rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
     cross, mask = decoder.encode(source)
-    past: list[Attention | None] = [None] * len(cross)
     nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)
     scores = torch.zeros(rows, 1, device=source.device)
     x, place = start_rows(shared, start)[:, None], 0
+    past = decoder.nothing_said(x)
     reached = constraint.reach(candidates) if candidates is not None else None
     for token in opening:
-        log_probs, past[:] = decoder.step(x, place, past, cross, mask)
+        log_probs, past = decoder.step(x, place, past, cross, mask)
         scores = scores if renormalised else scores + log_probs[..., token - first]
         x, place = shared[token].expand_as(x), place + 1
     for level in range(constraint.depth):
-        log_probs, present = decoder.step(x, place, past, cross, mask)
+        log_probs, past = decoder.step(x, place, past, cross, mask)
         child, column, open_ = constraint.children(level, nodes)
         if reached is not None:
             open_ = open_ & reached[level].gather(1, child.flatten(1)).view(child.shape)
@@ -223,21 +239,15 @@ def beam_search(
         nodes = child.gather(1, best)
         if not last or closing:
             x, place = shared[column.gather(1, best) + first], place + 1
-            parents = best // constraint.widths[level] + torch.arange(rows, device=source.device)[:, None] * log_probs.shape[1]
-            past = [(of_beams(key, parents), of_beams(value, parents)) for key, value in present]
+            past = past.of(best // constraint.widths[level])
     for token in closing:
-        log_probs, past[:] = decoder.step(x, place, past, cross, mask)
+        log_probs, past = decoder.step(x, place, past, cross, mask)
         scores = scores if renormalised else scores + log_probs[..., token - first]
         x, place = shared[token].expand_as(x), place + 1
     if closing:
         scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
         nodes = nodes.gather(1, best)
     return nodes, scores
-
-
-def of_beams(kept: Tensor, parents: Tensor) -> Tensor:
-    """kept: [B, K, ...]. parents: int64 [B, n], numbers of the B · K beams. Returns [B, n, ...]."""
-    return kept.flatten(0, 1).index_select(0, parents.flatten()).unflatten(0, parents.shape)
 
 
 def drop_excluded(candidates: Tensor, leaves: Tensor, excluded: Tensor, direct: bool) -> Tensor:

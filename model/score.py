@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from model.data import ragged
 from model.decode import HEAD, Attention, Decoder, start_rows
+from model.products import by_onednn
 from model.questions import NO, TASKS, YES, Form, Prompts, newest
 from model.slots import embed
 from model.views import Match, Views, bag
@@ -121,6 +122,7 @@ class Scorer:
                 answers[i] = row[: len(candidates[i])].astype(np.float64)
         return answers
 
+    @by_onednn()
     @torch.inference_mode()
     def odds(
         self, task: str, histories: list[Sequence[int]], queries: list[Sequence[int]], sources: list[list[int]], candidates: list[Sequence[int]]

@@ -12,6 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model import trie
 from model.artifact import weights_of
 from model.decode import Constraint, Decoder, beam_search, start_rows
+from model.products import by_onednn, product
 from model.unified import UnifiedModel, from_sizes
 
 
@@ -67,7 +68,8 @@ def test_same_numbers_as_transformers(gated: bool, tied: bool) -> None:
         expected = full[:, :, 20:].log_softmax(-1)
         decoder = decoder_of(model)
         cross, mask = decoder.encode(source)
-        past, x = [None] * 2, start_rows(rows, STARTS)[:, None]
+        x = start_rows(rows, STARTS)[:, None]
+        past = decoder.nothing_said(x)
         for level in range(3):
             found, past = decoder.step(x, level, past, cross, mask)
             torch.testing.assert_close(found[:, 0], expected[:, level], atol=1e-4, rtol=1e-4)
@@ -85,10 +87,20 @@ def test_bf16_products_are_nearer_to_fp32_than_those_of_transformers() -> None:
         exact = model.t5(**asked).logits[:, 0].log_softmax(-1)
         rounded = model.t5.bfloat16()(**asked).logits[:, 0].float().log_softmax(-1)
         decoder = Decoder(weights, model.t5.config.to_dict(), 0, torch.bfloat16)
-        found, _ = decoder.step(
-            start_rows(weights["shared.weight"], torch.zeros(len(source), 1, dtype=torch.int64))[:, None], 0, [None] * 2, *decoder.encode(source)
-        )
+        x = start_rows(weights["shared.weight"], torch.zeros(len(source), 1, dtype=torch.int64))[:, None]
+        found, _ = decoder.step(x, 0, decoder.nothing_said(x), *decoder.encode(source))
     assert 0 < (found[:, 0] - exact).abs().mean() < (rounded - exact).abs().mean()
+
+
+def test_products_by_onednn_are_of_fp32() -> None:
+    """Their error against fp64 is that of torch's own; in bf16 it would be a thousand times that. And the setting is left as it was found."""
+    one, other = torch.randn(48, 64, 64), torch.randn(48, 64, 64)
+    exact = one.double() @ other.double()
+    error = (one @ other - exact).abs().max()
+    with by_onednn():
+        assert (one @ other - exact).abs().max() < 4 * error
+        assert (product(other[0])(one[0]) - one[0].double() @ other[0].double().T).abs().max() < 4 * error
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
 
 
 CODES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30, unique=True)
