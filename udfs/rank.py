@@ -36,11 +36,10 @@ def ranker(
     """
 
     def rank(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        import torch
-
+        from model.products import one_worker
         from model.rank import load
 
-        torch.set_num_threads(1)
+        one_worker()
         popular, log_shares = catalogue.value
         model = load(artifact)  # once per process: it remembers
         available = set(popular)

@@ -28,11 +28,10 @@ def suggester(
     """
 
     def suggest(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        import torch
-
+        from model.products import one_worker
         from model.rank import load
 
-        torch.set_num_threads(1)
+        one_worker()
         model = load(artifact)  # once per process: it remembers
         catalogue, numbers = model.query_catalogue(queries.value)
         texts = np.asarray(queries.value, dtype=object)
