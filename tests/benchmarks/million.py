@@ -115,11 +115,10 @@ def served(spark: SparkSession, path: Path, users: int, model: str, out: Path) -
 
 def bare(model: str, ready: Any, took: Any) -> None:
     """A process that ranks BARE users, once every other is ready."""
-    import torch
-
+    from model.products import one_worker
     from model.rank import load as load_model
 
-    torch.set_num_threads(1)
+    one_worker()
     ranker, rng = load_model(model), np.random.default_rng(os.getpid())
     histories = [[{"item_id": NAMES[item]} for item in rng.integers(0, ITEMS, HISTORY)] for _ in range(BARE)]
     ranker.rank("recommend", histories[:64], [None] * 64, K, K)
