@@ -164,13 +164,21 @@ def rival(spark: SparkSession, path: Path, out: Path) -> float:
     return round(THEIRS / (time.perf_counter() - begun), 1)
 
 
+def fresh() -> SparkSession:
+    """A session whose Python workers have done nothing yet: what earlier ones loaded does not count."""
+    if running := SparkSession.getActiveSession():
+        running.stop()
+    return session(load(None, ["spark.driver_memory=4g"]))
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--users", type=int, default=100_000)
     chosen = options.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="million-"))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])  # the workers import `decode` and this checkout
-    spark, sizes = session(load(None, ["spark.driver_memory=4g"])), (chosen.users // 10, chosen.users)
+    sizes = (chosen.users // 10, chosen.users)
+    spark = fresh()
     cores = spark.sparkContext.defaultParallelism
     for users in sizes:
         requests(spark, users).write.parquet(str(folder / f"users-{users}"))
@@ -180,6 +188,7 @@ def main() -> int:
     for precision in ("fp32", "bf16"):
         model = artifact(folder / precision, precision)
         alone = bare_rate(model, cores)
+        spark = fresh()
         runs = [served(spark, folder / f"users-{users}", users, model, folder / "answers") for users in sizes]
         found[precision] = {"bare_users_per_second": alone, "runs": runs, "minutes_per_million": round(1e6 / runs[-1]["users_per_second"] / 60, 1)}
     data = f"{chosen.users:,} simulated users of {HISTORY} items, {ITEMS:,} items of {LEVELS} random codes, random weights"
