@@ -31,6 +31,16 @@ def decoding(path: Path) -> str:
     return "\n".join([*lines, "", "Peak: " + ", ".join(f"{precision} {value:.0f} GFLOP/s" for precision, value in peak.items()) + "."])
 
 
+def precision(path: Path) -> str:
+    """One row per metric: the same weights in both precisions."""
+    held = json.loads(path.read_text())
+    lines = [told(held), "", f"| {held['users']:,} users | fp32 | bf16 | change |", "|---|---|---|---|"]
+    for metric, found in held["metrics"].items():
+        low, high = (f"{100 * share:+.2f} %" for share in found["ci"])
+        lines.append(f"| {metric} | {found['fp32']:.4f} | {found['bf16']:.4f} | {100 * found['change']:+.2f} % [{low}, {high}] |")
+    return "\n".join([*lines, f"| of {held['depth']} answers the same | | {100 * held['overlap']:.1f} % | |"])
+
+
 def catalogue(path: Path) -> str:
     """Trie, mask and codes: ours, the rival's, and what else was measured; medians."""
     held = json.loads(path.read_text())
@@ -121,4 +131,4 @@ def speed_costs(path: Path) -> str:
     return "\n".join([*lines, "", f"The estimate is for {wanted['users']:,} users, {wanted['items']:,} items and {wanted['events_per_user']} events each."])
 
 
-KINDS = (decoding, catalogue, speed_corpora, speed_training, speed_million, speed_costs)
+KINDS = (decoding, precision, catalogue, speed_corpora, speed_training, speed_million, speed_costs)
