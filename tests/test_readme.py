@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "tests" / "benchmarks" / "results"
 # and faults: results from which the README makes tables; the others are figures
-TABLES = ("night_", "study_", "identifiers", "quality_", "dual_names", "decoding_", "gensr_plateau", "information", "catalogue", "speed_")
+TABLES = ("night_", "study_", "identifiers", "quality_", "dual_names", "decoding_", "gensr_plateau", "information", "catalogue", "precision", "speed_")
 FIGURE = {"figure", "value", "unit", "ci", "rival", "rival_value", "command", "data", "seeds", "machine", "date", "commit"}
 
 
