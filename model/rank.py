@@ -155,7 +155,8 @@ class Ranker:
             blocked = pad([excluded[i] for i in batch], self.device, value=-1) if excluded is not None else None
             only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
             leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, renormalised)
-            for i, row, value in zip(chosen, leaves.cpu().numpy(), (scores.double() / tokens).cpu().numpy(), strict=False):
+            leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
+            for i, row, value in zip(chosen, leaves, scores, strict=True):
                 found = np.isfinite(value)
                 answers[i] = (row[found], value[found])
         return answers
