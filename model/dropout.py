@@ -9,20 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def dropped(x: Tensor, p: float) -> Tensor:
+    """F.dropout with `p` rounded to 1/256 on a CPU, so that one random byte decides an element. Draws from torch's global generator."""
+    if not p or not x.is_cpu:
+        return F.dropout(x, p)
+    out_of_256 = round(p * 256)
+    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= out_of_256
+    return x * kept.to(x.dtype).mul_(256 / (256 - out_of_256))
+
+
 class Dropout(nn.Module):
-    """nn.Dropout with `p` rounded to 1/256 on a CPU, so that one random byte decides an element. Draws from torch's global generator."""
+    """nn.Dropout by `dropped`."""
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.p or x.device.type != "cpu":
-            return F.dropout(x, self.p, self.training)
-        dropped = round(self.p * 256)
-        drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        return dropped(x, self.p) if self.training else x
 
 
 def replace_dropout(model: nn.Module) -> None:

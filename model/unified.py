@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
+from model import attention
 from model.decode import start_rows
 from model.dropout import replace_dropout
 from model.slots import embed, sight
@@ -32,6 +33,7 @@ class UnifiedModel(nn.Module):
         self.level_sizes = tuple(level_sizes)
         self.first_answer = 0 if whole_vocabulary else text_size
         replace_dropout(self.t5)
+        self.t5.set_attn_implementation(attention.NAME)
 
     def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """source: int64 [B, T], PAD on the right. start: int64 [B, levels], an item's tokens or PAD. target: int64 [B, longest answer], PAD on the right.
