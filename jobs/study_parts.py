@@ -135,7 +135,10 @@ def models(spark: SparkSession, day: date, asked: dict[str, Config]) -> dict[str
 
 
 def run(config: Config, day: date, run_id: str, subject: str) -> dict[str, Any]:
-    """Returns {"rows", "path", "gains", "as_stated", "seeds"}. Raises BadArgument for another recipe than the subject."""
+    """Returns {"rows", "path", "gains", "ndcg@10", "as_stated", "seeds", "models"}, the last seed → variant → folder of its model, below `Config.files`.
+
+    Raises BadArgument for another recipe than the subject.
+    """
     if config.train.recipe != subject or (subject == GENSAR.name and config.identifiers.construction != "dual"):
         found = f"train.recipe = {config.train.recipe!r} and identifiers.construction = {config.identifiers.construction!r}"
         expected = f"{subject!r}" + (" and 'dual'" if subject == GENSAR.name else "")
@@ -143,10 +146,11 @@ def run(config: Config, day: date, run_id: str, subject: str) -> dict[str, Any]:
     spark = session(config)
     quick = config.evaluate.model_copy(update={"baselines": ()})
     judged = config.model_copy(update={"evaluate": quick, "gate": config.gate.model_copy(update={"beat_popularity": False})})
-    per_seed, names = [], []
+    per_seed, names, folders = [], [], {}
     for seed in config.study.seeds:
         asked = variants(judged, seed)
         rows = models(spark, day, asked)
+        folders[seed] = {name: row.artifact for name, row in rows.items()}
         figures, _, _ = evaluate.measure(spark, judged, day, rows)
         tasks = {name: asked[name].train.tasks if name in asked else SERVED for name in rows}
         # A model of one task is judged on it alone.
@@ -173,4 +177,4 @@ def run(config: Config, day: date, run_id: str, subject: str) -> dict[str, Any]:
     log.info("study %s: %d of %d signs as the paper states them: %s", subject, better, of, path)
     told = {f"{task}.{name}": value for (task, name), value in gains.items()}
     shown = {f"{task}.{name}": value for (task, name), value in reached.items()}
-    return {"rows": done["rows"], "path": path, "gains": told, "ndcg@10": shown, "as_stated": [better, of], "seeds": config.study.seeds}
+    return {"rows": done["rows"], "path": path, "gains": told, "ndcg@10": shown, "as_stated": [better, of], "seeds": config.study.seeds, "models": folders}

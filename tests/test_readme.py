@@ -14,7 +14,20 @@ from deltalake import write_deltalake
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "tests" / "benchmarks" / "results"
 # and faults: results from which the README makes tables; the others are figures
-TABLES = ("night_", "study_", "identifiers", "quality_", "dual_names", "decoding_", "gensr_plateau", "information", "catalogue", "precision", "speed_")
+TABLES = (
+    "night_",
+    "study_",
+    "identifiers",
+    "quality_",
+    "dual_names",
+    "decoding_",
+    "gensr_plateau",
+    "information",
+    "parts_",
+    "catalogue",
+    "precision",
+    "speed_",
+)
 FIGURE = {"figure", "value", "unit", "ci", "rival", "rival_value", "command", "data", "seeds", "machine", "date", "commit"}
 
 
@@ -61,6 +74,40 @@ def test_a_study_becomes_figures_and_a_table(tmp_path: Path, monkeypatch: pytest
     table = benchmark("readme").study(tmp_path / "study_h1.json")
     assert "| recommend | 0 | +60 % [-67 %, +187 %] | +60 % [-67 %, +187 %] | +45 % [-19 %, +109 %] |" in table
     assert "| recommend | 1.50 | +15 % [-49 %, +79 %] |" in table and "seeds 0, 1" in table
+
+
+def test_seeds_measured_on_two_machines_become_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 0 twice, the second time with another variant alone, and seed 1: nothing is lost, what is newer counts, and gains are of seeds that have both."""
+    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "benchmarks")
+    parts = benchmark("parts")
+
+    def measured(seed: str, commit: str, **ndcg: float) -> dict:
+        figures = {name: {"recommend.ndcg@10": value, "search.mrr@20": value / 2} for name, value in ndcg.items()}
+        few = {name: {"recommend.hitrate@1": 0.5} for name in ndcg}
+        return {"settings": [], "seeds": [int(seed)], "commit": commit, "catalogue": {seed: figures}, "candidates": {seed: few}}
+
+    first = measured("0", "a", model=0.2, bridge=0.4)
+    then = parts.joined(first, measured("0", "b", model=0.3, without_shared=0.1))
+    held = parts.joined(then, measured("1", "b", model=0.6, bridge=0.3))
+    assert held["seeds"] == [0, 1] and held["commit"] == "a, b"
+    found = parts.gains(held["catalogue"])
+    assert found["recommend", "bridge"][0] == pytest.approx((0.3 / 0.4 - 1 + 0.6 / 0.3 - 1) / 2)
+    assert found["recommend", "without_shared"][0] == pytest.approx(2.0) and math.isnan(found["recommend", "without_shared"][1])
+    with pytest.raises(ValueError, match="settings are"):
+        parts.joined(held, measured("2", "c", model=0.1) | {"settings": ["train.epochs=9"]})
+
+    told = {"command": "parts.py gensar", "data": "toys", "machine": "m", "date": "d"}
+    monkeypatch.setattr("figures.HERE", tmp_path)
+    (tmp_path / "results").mkdir()
+    parts.headlines("gensar", held | told)
+    written = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
+    assert written["gensar_toys_rec_ndcg10"]["value"] == pytest.approx(0.45) and written["gensar_toys_rec_ndcg10"]["rival_value"] == pytest.approx(0.35)
+    assert written["bridge_toys_hem_mrr"]["value"] == pytest.approx(0.175) and written["gensar_ablations_as_stated"]["rival_value"] == 1
+    path = tmp_path / "parts_gensar.json"
+    path.write_text(json.dumps(held | told))
+    rows = [line for line in benchmark("readme").parts(path).splitlines() if line.startswith("| **whole**")]
+    assert rows[0].startswith("| **whole** | 2 | – | 0.4500 [") and rows[0].endswith("] | – | 0.5000 [0.5000, 0.5000] | – | – | – | – |")
+    assert "0.2250 [" in rows[1]
 
 
 @pytest.mark.parametrize("path", sorted(p for p in RESULTS.glob("*.json") if not p.stem.startswith(TABLES) and p.stem != "faults"), ids=lambda path: path.stem)

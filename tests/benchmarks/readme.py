@@ -4,12 +4,14 @@
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
 
 from speed_tables import KINDS as SPEED
 
+from jobs.sweep import interval as between_seeds
 from jobs.tables import describe
 
 HERE = Path(__file__).parent
@@ -208,9 +210,39 @@ def perplexity(codes: dict) -> str:
     return ", ".join(f"{value:.0f}" for check, value in sorted(codes.items()) if check.endswith("perplexity"))
 
 
+def parts(path: Path) -> str:
+    """Per task a row per variant: over the whole catalogue, then among 1 + 99 candidates; means over the seeds that have it."""
+    held = json.loads(path.read_text())
+    lines = [f"`TANDEM_DATA=… {held['command']}` · {held['machine']} · {held['date']} · commit {held['commit']}", ""]
+    full, few = ("recall@10", "ndcg@10", "mrr@20"), ("hitrate@1", "hitrate@5", "hitrate@10", "ndcg@5", "ndcg@10")
+    for task in ("recommend", "search"):
+        lines += [f"| {task} | seeds | " + " | ".join(full) + " | 1 + 99: " + " | ".join(few) + " |", "|---|---|" + "---|" * len(full + few)]
+        figures: dict[str, dict[tuple[str, str], list[float]]] = {}
+        for kind in ("catalogue", "candidates"):
+            for variants in held[kind].values():
+                for name, values in variants.items():
+                    for column, value in values.items():
+                        figures.setdefault(name, {}).setdefault((kind, column), []).append(value)
+        for name in sorted(figures, key=lambda name: -sum(figures[name].get(("catalogue", f"{task}.ndcg@10"), [0.0]))):
+            of = figures[name]
+            cells = [mean_of(of.get((kind, f"{task}.{column}"))) for kind, columns in (("catalogue", full), ("candidates", few)) for column in columns]
+            if any(each != "–" for each in cells):
+                seeds = len(of.get(("catalogue", f"{task}.ndcg@10"), ())) or "–"
+                lines.append(f"| {'**whole**' if name == 'model' else name.replace('_', ' ')} | {seeds} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def mean_of(values: list[float] | None) -> str:
+    if not values:
+        return "–"
+    mean, low, high = between_seeds(values)
+    return f"{mean:.4f}" if math.isnan(low) else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+
+
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, gensr_plateau, information, faults, *SPEED):
+    for kind in (night, study, identifiers, dual, quality, gensr_plateau, information, parts, faults, *SPEED):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:

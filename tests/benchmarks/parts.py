@@ -1,0 +1,157 @@
+"""What each part of gensar or gensr brings on amazon_toys, and how the whole stands beside bridge or its own first stage.
+
+    TANDEM_DATA=… python tests/benchmarks/parts.py gensar --seeds 0 --set 'study.variants=["bridge", "semantic_only"]'
+
+Runs `python -m jobs study gensar|gensr` on the log of examples/amazon_toys.toml in a lake at --lake, and asks every model that it trained again among
+1 + 99 candidates (`sampled`). Writes tests/benchmarks/results/parts_RECIPE.json, from which readme.py makes the README's tables, and the headline figures.
+Seeds and variants that are there already stay: trainings of hours can be spread over machines. Settings other than of the study must be those of before.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import sampled
+from deltalake import DeltaTable
+from figures import HERE, REPOSITORY, origin, write
+
+from jobs.config import load
+from jobs.study_parts import FIRST, WHOLE, as_stated
+from jobs.sweep import interval
+from model.recipes import SERVED
+
+DAY = date(2014, 7, 23)
+CONFIG = REPOSITORY / "examples" / "amazon_toys.toml"
+FIRST_STEPS = ("ingest", "build_corpora", "embed_items", "assign_identifiers")
+REQUESTS = 2000  # of each task among 1 + 99: a beam for every candidate is slow
+# figure → variant, its rival, task, metric
+HEADLINES = {
+    "gensar": {
+        f"{recipe}_toys_{name}": (variant, rival, task, metric)
+        for recipe, variant, rival in (("gensar", WHOLE, "bridge"), ("bridge", "bridge", WHOLE))
+        for name, task, metric in (("rec_ndcg10", "recommend", "ndcg@10"), ("hem_mrr", "search", "mrr@20"))
+    },
+    "gensr": {
+        f"{stage}_{name}_ndcg10": (variant, rival, task, "ndcg@10")
+        for stage, variant, rival in (("two_stage", WHOLE, FIRST), ("one_stage", FIRST, WHOLE))
+        for name, task in (("rec", "recommend"), ("search", "search"))
+    },
+}
+
+Held = dict[str, dict[str, dict[str, float]]]  # seed → variant → "TASK.METRIC@K" → value
+
+
+def verb(lake: Path, settings: list[str], *words: str) -> None:
+    options = [part for each in (f"lake.root={lake}", *settings) for part in ("--set", each)]
+    subprocess.run([sys.executable, "-m", "jobs", *words, "--date", str(DAY), "--config", str(CONFIG), *options], check=True, cwd=REPOSITORY)
+
+
+def whole_catalogue(lake: Path, recipe: str, seed: int) -> dict[str, dict[str, float]]:
+    """Variant → figure → value, of one seed's rows in `studies`: over all test examples, none of its slices."""
+    table = DeltaTable(str(lake / "studies")).to_pyarrow_table(partitions=[("ds", "=", str(DAY)), ("study", "=", recipe)])
+    made: dict[str, dict[str, float]] = {}
+    for row in table.to_pylist():
+        variant, _, figure = row["figure"].partition(".")
+        if row["seed"] == seed and figure.startswith("all."):
+            made.setdefault(variant, {})[f"{row['side']}.{figure.removeprefix('all.')}"] = row["value"]
+    return made
+
+
+def among_candidates(lake: Path, models: dict[str, str], measured: dict[str, dict[str, float]], seed: int) -> dict[str, dict[str, float]]:
+    """The same of 1 + 99 candidates, for the tasks that a variant was judged on; popularity and words beside them."""
+    bounds = load(str(CONFIG), []).corpora.bounds(DAY)
+    made: dict[str, dict[str, float]] = {}
+    for task in SERVED:
+        requests = sampled.Requests(lake, DAY, bounds, task, REQUESTS, seed)
+        asked = {name: sampled.by_model(lake / folder) for name, folder in models.items() if f"{task}.ndcg@10" in measured[name]}
+        asked |= {"popularity": sampled.by_popularity} | ({"bm25": sampled.by_words} if task == "search" else {})
+        for name, scores in asked.items():
+            made.setdefault(name, {}).update({f"{task}.{figure}": value for figure, value in sampled.figures(scores(requests)).items()})
+            print(f"1 + 99, {task}, {name}: NDCG@10 {made[name][f'{task}.ndcg@10']:.4f}", flush=True)
+    return made
+
+
+def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What was measured now, and seeds and variants that were measured only before. Raises ValueError where the settings are others."""
+    if before["settings"] != now["settings"]:
+        raise ValueError(f"settings are {now['settings']}, those of the results {before['settings']}: move the file away, or keep to them")
+    for kind in ("catalogue", "candidates"):
+        for seed, variants in before[kind].items():
+            now[kind][seed] = variants | now[kind].get(seed, {})
+    return now | {"seeds": sorted(map(int, now["catalogue"])), "commit": ", ".join(dict.fromkeys([*before["commit"].split(", "), now["commit"]]))}
+
+
+def over_seeds(held: Held, variant: str, figure: str) -> tuple[float, float, float] | None:
+    """Mean and 95 % interval over the seeds that have it."""
+    values = [variants[variant][figure] for variants in held.values() if figure in variants.get(variant, {})]
+    return interval(values) if values else None
+
+
+def gains(held: Held) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """(task, variant) → gain of the whole model in NDCG@10 as a share of the variant's, over the seeds that have both."""
+    made = {}
+    for task in SERVED:
+        for name in dict.fromkeys(name for variants in held.values() for name in variants if name != WHOLE):
+            figure = f"{task}.ndcg@10"
+            pairs = [(variants[WHOLE][figure], variants[name][figure]) for variants in held.values() if variants.get(name, {}).get(figure)]
+            if pairs:
+                made[task, name] = interval(own / other - 1 for own, other in pairs)
+    return made
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("recipe", choices=HEADLINES)
+    options.add_argument("--lake", default=".tandem/benchmarks/parts")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--set", action="append", default=[])
+    chosen = options.parse_args()
+    if "TANDEM_DATA" not in os.environ:
+        print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
+        return 69
+    lake = Path(chosen.lake).resolve()
+    lake.mkdir(parents=True, exist_ok=True)
+    settings = [f"train.recipe={chosen.recipe}", *chosen.set]
+    for step in FIRST_STEPS:
+        if not (lake / f"{step}.json").exists():
+            verb(lake, settings, step, "--result", str(lake / f"{step}.json"))
+    catalogue, candidates = {}, {}
+    for seed in chosen.seeds:
+        result = lake / f"study-{chosen.recipe}-{seed}.json"
+        verb(lake, [*settings, f"study.seeds=[{seed}]"], "study", chosen.recipe, "--result", str(result))
+        catalogue[str(seed)] = whole_catalogue(lake, chosen.recipe, seed)
+        models = json.loads(result.read_text())["models"][str(seed)]
+        candidates[str(seed)] = among_candidates(lake, models, catalogue[str(seed)], seed)
+    shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
+    written = {**origin("", "amazon_toys", chosen.seeds), "settings": shaping, "requests": REQUESTS, "catalogue": catalogue, "candidates": candidates}
+    path = HERE / "results" / f"parts_{chosen.recipe}.json"
+    written = joined(json.loads(path.read_text()), written) if path.exists() else written
+    seeds, settings = map(str, written["seeds"]), (f"--set {each}" for each in shaping)
+    written["command"] = " ".join([f"python tests/benchmarks/parts.py {chosen.recipe} --seeds", *seeds, *settings])
+    path.write_text(json.dumps(written, indent=1) + "\n")
+    headlines(chosen.recipe, written)
+    return 0
+
+
+def headlines(recipe: str, written: dict[str, Any]) -> None:
+    common, held, rows = {key: written[key] for key in ("command", "data", "seeds", "machine", "date", "commit")}, written["catalogue"], []
+    for figure, (variant, rival, task, metric) in HEADLINES[recipe].items():
+        own, other = (over_seeds(held, name, f"{task}.{metric}") for name in (variant, rival))
+        if own and other:
+            known = None if math.isnan(own[1]) else list(own[1:])
+            rows.append({"figure": figure, "value": own[0], "unit": "fraction", "ci": known, "rival": rival, "rival_value": other[0]})
+    found = gains(held)
+    if recipe == "gensar" and any(name.startswith("without_") for _, name in found):
+        better, of = as_stated(found)
+        rows.append({"figure": "gensar_ablations_as_stated", "value": better, "unit": "signs", "ci": None, "rival": "all signs", "rival_value": of})
+    write(rows, common)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
