@@ -101,14 +101,13 @@ class PairTraining(Training):
         return self.model.kept()
 
     def config(self) -> dict[str, Any]:
-        t5 = {key: value for key, value in self.model.unified.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
         told = {"recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"], "form": vars(self.form)}
         told |= {"max_query_tokens": self.settings["max_query_tokens"], "text_size": self.vocabulary.text_size, "pairs": self.spec["pairs"]}
         if "candidates" in self.spec:
             first = Path(self.spec["candidates"])
             held = hashlib.sha256((first / artifact.MANIFEST).read_bytes()).hexdigest()
             told |= {"candidates": first.name, "candidates_hash": held, "depth": self.spec["depth"]}
-        return {"t5": t5, **told}
+        return {"t5": self.model.unified.shape(), **told}
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
         batch = self.train.take(rows)

@@ -85,8 +85,7 @@ class UnifiedTraining(Training):
         return artifact.weights_of(self.model)
 
     def config(self) -> dict[str, Any]:
-        t5 = {key: value for key, value in self.model.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
-        told = {"t5": t5, "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
+        told = {"t5": self.model.shape(), "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
         kept = ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens", "answer_precision")
         return told | {key: self.settings[key] for key in kept}
 

@@ -62,6 +62,10 @@ class UnifiedModel(nn.Module):
         begin = torch.full_like(source[:, :1], PAD)
         return self.t5.decoder(input_ids=begin, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False).last_hidden_state[:, 0]
 
+    def shape(self) -> dict[str, int | float | str | bool]:
+        """The backbone's configuration, what of it JSON can hold: what `model.decode` needs besides weights."""
+        return {key: value for key, value in self.t5.config.to_dict().items() if isinstance(value, (int, float, str, bool))}
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., d_model] → [..., tokens from `first_answer` on]."""
         if self.t5.config.scale_decoder_outputs:

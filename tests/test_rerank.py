@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = GenSR(from_sizes("micro", vocabulary.text_size, (2,), 0.0, False), Form(), table, texts, 5, 0.0, 4)
     with torch.no_grad():
         model.unified.t5.lm_head.weight.normal_()
-    t5 = {key: value for key, value in model.unified.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
+    t5 = model.unified.shape()
     config = {"t5": t5, "recipe": "gensr", "tasks": ["recommend", "search"], "history_length": 5, "max_query_tokens": 4, "form": vars(model.form)}
     path = tmp_path_factory.mktemp("gensr") / "artifact"
     artifact.save(path, model.kept(), vocabulary, ITEMS, config, [], {"model_version": "test"})

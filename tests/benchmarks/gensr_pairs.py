@@ -35,7 +35,7 @@ def made(size: str) -> tuple[GenSR, Scorer, Prompts]:
     model = GenSR(from_sizes(size, text_size, (2,), 0.0, False), Form(), table, texts, HISTORY, 0.0, 4).eval()
     with torch.no_grad():
         model.unified.t5.lm_head.weight.normal_()
-    t5 = {key: value for key, value in model.unified.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
+    t5 = model.unified.shape()
     config = {"t5": t5, "text_size": text_size, "history_length": HISTORY, "form": vars(model.form)}
     return model, Scorer(model.kept(), config, prompts), prompts
 

@@ -80,12 +80,13 @@ def speed_training(path: Path) -> str:
     lines = [
         told(held),
         "",
-        f"| {held['names']} names | batch | examples/s [range] | against hf | loss on held-out rows, batches of 256 |",
-        "|---|---|---|---|---|",
+        f"| {held['names']} names | batch | examples/s [range] | against hf | loss on held-out rows, batches of 256 | making batches |",
+        "|---|---|---|---|---|---|",
     ]
     for row in sorted(held["rows"], key=lambda row: -row["median"]):
         speed = f"{row['median']:,.0f} [{min(row['rounds']):,.0f}, {max(row['rounds']):,.0f}]"
-        lines.append(f"| {row['contestant']} | {row['batch']} | {speed} | {row['median'] / plain:.1f} | {row['loss_at_256']:.3f} |")
+        told_of = f"{row['median'] / plain:.1f} | {row['loss_at_256']:.3f} | {100 * row['input_share']:.0f} %"
+        lines.append(f"| {row['contestant']} | {row['batch']} | {speed} | {told_of} |")
     return "\n".join(lines)
 
 

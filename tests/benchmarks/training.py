@@ -6,7 +6,7 @@ Each contestant is a process of its own with one thread and the tiny backbone, i
 pads shuffled batches to their longest prompt, asks T5ForConditionalGeneration for the loss over the whole vocabulary in fp32 and runs torch's AdamW with
 glibc's allocator as it comes; the tuned one groups batches by length, computes in bf16, takes oneDNN and keeps freed memory. Each at batches of 64 and
 256, of which the faster counts. Everybody's decoder begins with PAD. After its turns each contestant tells its mean loss on held-out rows, over item tokens
-alone, at batches of 256.
+alone, at batches of 256, and the share of its seconds that went into making batches.
 
 Writes tests/benchmarks/results/speed_training_NAMES.json and the figure `train_vs_hf`.
 """
@@ -139,14 +139,37 @@ def contestant(name: str, batch: int, spec: dict[str, Any]) -> int:
     torch.set_num_threads(1)
     kind, precision, _, _ = CONTESTANTS[name]
     step, losses = {"tandem": tandem, "hf": hf}[kind](spec, precision, batch)
+    whole, making = 0.0, timed_input()
     print("ready", flush=True)
     for line in sys.stdin:
         wanted, begun = int(line.split()[1]), time.perf_counter()
         while wanted > 0:
             wanted -= step()
-        print(time.perf_counter() - begun, flush=True)
+        whole += (taken := time.perf_counter() - begun)
+        print(taken, flush=True)
+    share = making[0] / whole
     print(float(np.mean(np.concatenate([losses(np.arange(i, i + 256)) for i in range(0, HELD_OUT, 256)]))), flush=True)
+    print(share, flush=True)
     return 0
+
+
+def timed_input() -> list[float]:
+    """The seconds from now on that go into drawing batches and rendering prompts, which is all that stands between a table and a step."""
+    from model import data
+
+    spent = [0.0]
+
+    def timed(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            begun = time.perf_counter()
+            made = function(*arguments)
+            spent[0] += time.perf_counter() - begun
+            return made
+
+        return call
+
+    data.collate, data.batches = timed(data.collate), timed(data.batches)
+    return spent
 
 
 def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
@@ -166,16 +189,17 @@ def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
             process.stdin.flush()
             speeds[key].append(round(count / float(read(process, key[0])), 1))
         print(f"round {turn + 1} of {rounds}: " + ", ".join(f"{n} {b}: {s[-1]}" for (n, b), s in speeds.items()), flush=True)
-    losses = {}
+    losses, shares = {}, {}
     for key, process in running.items():
         process.stdin.close()
         losses[key] = float(read(process, key[0]))
+        shares[key] = float(read(process, key[0]))
         process.wait()
     made = []
     for name in CONTESTANTS:
         best = max((key for key in speeds if key[0] == name), key=lambda key: float(np.median(speeds[key][1:])))
         row = {"contestant": name, "batch": best[1], "median": float(np.median(speeds[best][1:])), "rounds": speeds[best][1:]}
-        made.append(row | {"loss_at_256": round(losses[name, 256], 4)})
+        made.append(row | {"loss_at_256": round(losses[name, 256], 4), "input_share": round(shares[best], 4)})
     return made
 
 
