@@ -85,7 +85,8 @@ def speed_training(path: Path) -> str:
     ]
     for row in sorted(held["rows"], key=lambda row: -row["median"]):
         speed = f"{row['median']:,.0f} [{min(row['rounds']):,.0f}, {max(row['rounds']):,.0f}]"
-        told_of = f"{row['median'] / plain:.1f} | {row['loss_at_256']:.3f} | {100 * row['input_share']:.0f} %"
+        share = f"{100 * row['input_share']:.0f} %" if "input_share" in row else "–"  # not measured before 2a12df5
+        told_of = f"{row['median'] / plain:.1f} | {row['loss_at_256']:.3f} | {share}"
         lines.append(f"| {row['contestant']} | {row['batch']} | {speed} | {told_of} |")
     return "\n".join(lines)
 
