@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 def dropped(x: Tensor, p: float) -> Tensor:
     """F.dropout with `p` rounded to 1/256 on a CPU, so that one random byte decides an element. Draws from torch's global generator."""
-    if not p or not x.is_cpu:
+    if not p:
+        return x
+    if not x.is_cpu:
         return F.dropout(x, p)
     out_of_256 = round(p * 256)
     drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
