@@ -23,15 +23,19 @@ def fit(arm: str, steps: int, users: int = 120, tastes: int = 4, topics: int = 4
 
 
 def test_training_leaves_the_plateau(quick) -> None:
-    """40 steps on 4 tastes, after which a model that began as T5 does stood at .45. The constant answer costs H(0.2) = .500, knowing the tastes .271."""
-    made = fit("gensr", 40, users=300)
-    prior, known = entropy(0.2), entropy(0.2) - made.world.information("recommend", 4)
-    before = made.look(0)[0].mean()
-    for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
-        pass
-    losses, _ = made.look(0)
-    assert abs(before - prior) < 1e-5 and prior > 0.49
-    assert known - 0.02 < losses.mean() < known + 0.6 * (prior - known)
+    """40 steps on 4 tastes, after which a model that began as T5 does stood at .45. The constant answer costs H(0.2) = .500, knowing the tastes .271.
+
+    The mean of four seeds: with one alone, 40 steps end anywhere between .27 and .43.
+    """
+    left = []
+    for seed in range(4):
+        made = fit("gensr", 40, users=300, seed=seed)
+        prior, known = entropy(0.2), entropy(0.2) - made.world.information("recommend", 4)
+        assert prior > 0.49 and abs(made.look(0)[0].mean() - prior) < 1e-5
+        for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
+            pass
+        left.append((made.look(0)[0].mean() - known) / (prior - known))
+    assert min(left) > -0.1 and np.mean(left) < 0.6
 
 
 def test_a_search_is_answered_by_its_query(quick) -> None:
