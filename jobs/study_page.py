@@ -181,11 +181,10 @@ def parts(day: date, recipe: str, reached: dict[tuple[str, str], Interval], gain
         "gensar": "the whole model above the one without the part, above either identifier alone, and above each task alone",
         "gensr": "the whole model above the one without the part, above one prompt for both tasks and a twin with two heads, and above each task alone",
     }
-    made = [
-        f"<h2>What does each part of {recipe} bring here?</h2>",
-        f"<p><strong>{stated[0]} of {stated[1]} signs are as the paper states them</strong>: {claims[recipe]}.</p>",
-        trade_off(reached),
-    ]
+    made = [f"<h2>What does each part of {recipe} bring here?</h2>"]
+    if stated[1]:
+        made.append(f"<p><strong>{stated[0]} of {stated[1]} signs are as the paper states them</strong>: {claims[recipe]}.</p>")
+    made.append(trade_off(reached))
     rows = []
     for name in sorted(names, key=lambda name: name != "model"):
         held = [f"{reached[task, name][0]:.4f}" if (task, name) in reached else "–" for task in tasks]
