@@ -7,11 +7,13 @@ may not where the answer cannot stand in the history either (then "is it in the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from model.data import Ragged
 
+STOP = {"stopwords": "english", "show_progress": False}  # how bm25s cuts texts and queries
 TRIES = 8  # rounds of drawing anew what must not be drawn; after them an even draw among what is left decides
 
 
@@ -62,17 +64,24 @@ def hard(targets: np.ndarray, pools: Ragged, counts: np.ndarray, per: int, seed:
     return drawn
 
 
+def words_of(texts: Sequence[str]) -> Any:
+    """The bm25s index of the texts."""
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(list(texts), **STOP), show_progress=False)
+    return index
+
+
 def pools(texts: Sequence[str], queries: Sequence[str], depth: int) -> Ragged:
     """Each query's best items by BM25 (the library bm25s, Lucene's k1 and b), at most `depth`, none of which has no word of it. texts: of the items."""
     import bm25s
 
-    stop = {"stopwords": "english", "show_progress": False}
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(list(texts), **stop), show_progress=False)
+    index = words_of(texts)
     distinct = {query: n for n, query in enumerate(dict.fromkeys(filter(None, queries)))}
     if not distinct:
         return Ragged(np.empty(0, np.int64), np.zeros(len(queries) + 1, np.int64))
-    found, scores = index.retrieve(bm25s.tokenize(list(distinct), **stop), k=min(depth, len(texts)), show_progress=False)
+    found, scores = index.retrieve(bm25s.tokenize(list(distinct), **STOP), k=min(depth, len(texts)), show_progress=False)
     width = np.append((scores > 0).sum(axis=1), 0)  # the last row is for no query at all
     held = Ragged(found[scores > 0].astype(np.int64), np.concatenate([[0], np.cumsum(width)]).astype(np.int64))
     return held.take(np.array([distinct.get(query, len(distinct)) for query in queries], dtype=np.int64))

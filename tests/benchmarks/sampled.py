@@ -1,4 +1,4 @@
-"""1 + 99, as the papers of gensar and gensr judge: a test example's right item among 99 wrong ones. Never a headline: it flatters whoever knows popularity.
+"""1 + 99, as the papers of gensar and gensr judge: a test example's right item among 99 wrong ones. Beside the whole catalogue, never instead.
 
 Recommendation's wrong items are drawn by popularity and are not of the history; a search's are what BM25 finds for its query, filled up by popularity.
 Everybody orders the same candidates; of equal scores the right item's counts as the last. Reads corpora and items of a lake, and artifacts.
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model import negatives
-from model.data import Ragged, ragged, read_table, split_of
+from model.data import ragged, read_table, split_of
 from model.metrics import ndcg_at, recall_at
 from model.rank import Ranker, load
 from model.two_stage import TwoStage
@@ -46,16 +46,10 @@ class Requests:
         had = ragged([[numbers[act["item_id"]] for act in history if act["item_id"] in numbers] for history in self.histories])
         right, self.texts = targets[chosen], shelf["text"].to_pylist()
         if task == "recommend":
-            had = without(had, right)
             wrong = negatives.popular(right, self.counts, WRONG, seed, had)
         else:
             wrong = negatives.hard(right, negatives.pools(self.texts, self.queries, WRONG + 1), self.counts, WRONG, seed)
         self.candidates = np.concatenate([right[:, None], wrong], axis=1)
-
-
-def without(rows: Ragged, answers: np.ndarray) -> Ragged:
-    """Of every row all but its answer."""
-    return ragged([row[row != answer].tolist() for row, answer in zip((rows[i] for i in range(len(rows))), answers, strict=True)])
 
 
 def by_model(path: Path) -> Callable[[Requests], np.ndarray]:
@@ -88,10 +82,9 @@ def by_words(requests: Requests) -> np.ndarray:
     """BM25, the library bm25s, as the pools are made."""
     import bm25s
 
-    stop = {"stopwords": "english", "show_progress": False}
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(requests.texts, **stop), show_progress=False)
-    of_query = {query: index.get_scores(bm25s.tokenize(query, return_ids=False, **stop)[0]) for query in set(requests.queries)}
+    index = negatives.words_of(requests.texts)
+    cut = {query: bm25s.tokenize(query, return_ids=False, **negatives.STOP)[0] for query in set(requests.queries)}
+    of_query = {query: index.get_scores_from_ids(index.get_tokens_ids(words)) for query, words in cut.items()}
     return np.stack([of_query[query][row] for query, row in zip(requests.queries, requests.candidates, strict=True)])
 
 
