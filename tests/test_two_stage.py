@@ -54,7 +54,7 @@ def test_it_answers_as_one_model(lake: Path) -> None:
     searched = found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 12)
     assert sum(found.item_ids[items[0]] == item for (items, _), item in zip(searched, ITEMS, strict=True)) >= 10
     curve = json.loads((lake / "second" / "curve.json").read_text())
-    assert curve[-1]["search_ndcg@10"] >= curve[0]["search_ndcg@10"] > 0.5 and curve[-1]["loss"] < curve[0]["loss"]
+    assert curve[-1]["search_ndcg@10"] >= max(0.9, curve[0]["search_ndcg@10"]) and curve[-1]["loss"] < curve[0]["loss"]
 
 
 def test_a_first_stage_that_changed_is_refused(lake: Path, tmp_path: Path) -> None:

@@ -77,10 +77,15 @@ def among_candidates(lake: Path, models: dict[str, str], measured: dict[str, dic
     return made
 
 
+def comparable(before: dict[str, Any], settings: list[str]) -> None:
+    """Raises ValueError where the results were made under other settings."""
+    if before["settings"] != settings:
+        raise ValueError(f"settings are {settings}, those of the results {before['settings']} (--set): keep to these, or move the file of results away")
+
+
 def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """What was measured now, and seeds and variants that were measured only before. Raises ValueError where the settings are others."""
-    if before["settings"] != now["settings"]:
-        raise ValueError(f"settings are {now['settings']}, those of the results {before['settings']}: move the file away, or keep to them")
+    comparable(before, now["settings"])
     for kind in ("catalogue", "candidates"):
         for seed, variants in before[kind].items():
             now[kind][seed] = variants | now[kind].get(seed, {})
@@ -115,6 +120,11 @@ def main() -> int:
     if "TANDEM_DATA" not in os.environ:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
         return 69
+    path = HERE / "results" / f"parts_{chosen.recipe}.json"
+    before = json.loads(path.read_text()) if path.exists() else None
+    shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
+    if before:
+        comparable(before, shaping)  # now, not after hours of training
     lake = Path(chosen.lake).resolve()
     lake.mkdir(parents=True, exist_ok=True)
     settings = [f"train.recipe={chosen.recipe}", *chosen.set]
@@ -128,15 +138,19 @@ def main() -> int:
         catalogue[str(seed)] = whole_catalogue(lake, chosen.recipe, seed)
         models = json.loads(result.read_text())["models"][str(seed)]
         candidates[str(seed)] = among_candidates(lake, models, catalogue[str(seed)], seed)
-    shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
     written = {**origin("", "amazon_toys", chosen.seeds), "settings": shaping, "requests": REQUESTS, "catalogue": catalogue, "candidates": candidates}
-    path = HERE / "results" / f"parts_{chosen.recipe}.json"
-    written = joined(json.loads(path.read_text()), written) if path.exists() else written
-    seeds, settings = map(str, written["seeds"]), (f"--set {each}" for each in shaping)
-    written["command"] = " ".join([f"python tests/benchmarks/parts.py {chosen.recipe} --seeds", *seeds, *settings])
+    written = joined(before, written) if before else written
+    written["command"] = command(chosen.recipe, written)
     path.write_text(json.dumps(written, indent=1) + "\n")
     headlines(chosen.recipe, written)
     return 0
+
+
+def command(recipe: str, written: dict[str, Any]) -> str:
+    """The one that makes all of it, on one machine."""
+    variants = sorted({name for of_seed in written["catalogue"].values() for name in of_seed} - {WHOLE, FIRST})
+    settings = (f"--set {each}" for each in [*written["settings"], f"'study.variants={json.dumps(variants)}'"])
+    return " ".join([f"python tests/benchmarks/parts.py {recipe} --seeds", *map(str, written["seeds"]), *settings])
 
 
 def headlines(recipe: str, written: dict[str, Any]) -> None:
