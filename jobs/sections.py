@@ -196,6 +196,9 @@ class Train(Section):
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    softmax: Literal["all", "valid"] = Field(
+        default="valid", description="of a code, over all tokens that an answer may hold (the papers), or over those that may follow in the catalogue"
+    )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins at the mean vector of the items that carry it, or at random")
     text_vocabulary: int = Field(default=8000, ge=300, description="size of the tokenizer trained on the corpora's text")

@@ -55,6 +55,8 @@ def of_gensar(config: Config) -> dict[str, Changes]:
     for shared in sorted({0, names.shared_levels - 1, names.shared_levels + 1}):
         if 0 <= shared < names.levels and shared != names.shared_levels:
             made["without_shared" if shared == 0 else f"shared_{shared}_of_{names.levels}"] = {"identifiers": {"shared_levels": shared}}
+    if whole.softmax == "valid":
+        made["softmax_of_all"] = {"train": {"softmax": "all"}}
     made["bridge"] = {"train": {"recipe": "bridge", "tasks": SERVED, "mixing": "proportional"}, "identifiers": {"scheme": "atomic"}}
     return made
 

@@ -5,7 +5,7 @@ Same numbers as `T5ForConditionalGeneration` (a test holds them to 1e-5). Knows 
 
 Score of an identifier: sum over its levels of the log-softmax over all tokens that may be answered; the trie's mask is applied after the
 softmax, so scores of different requests compare, and with atomic identifiers the answer is the exact top-k of one softmax. Tokens that stand in every
-answer (`opening`, `closing`) count too.
+answer (`opening`, `closing`) count too. Or of the log-softmax over what may follow (`among`): then they are certain.
 """
 
 import math
@@ -22,6 +22,7 @@ from model.vocabulary import PAD
 
 Attention = tuple[Tensor, Tensor]
 HEAD = "lm_head"
+AMONG = ("all", "valid", "open")  # tokens that a softmax is taken over: all; what may follow in the trie; of this, what this request may be answered
 
 
 def start_rows(shared: Tensor, start: Tensor) -> Tensor:
@@ -171,11 +172,11 @@ class Constraint:
         self.leaves = len(trie.items)
 
     def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """nodes: int64 [B, K] → child nodes, their softmax columns, and whether each exists and is alive; all [B, K, widest]."""
+        """nodes: int64 [B, K] → child nodes, their softmax columns, and whether each exists; all [B, K, widest]."""
         child = self.first_child[level][nodes][..., None].long() + torch.arange(self.widths[level], device=nodes.device)
         exists = child < self.first_child[level][nodes + 1][..., None]
         child = child.clamp(max=len(self.tokens[level]) - 1)
-        return child, self.tokens[level][child].long(), exists & self.alive[level][child]
+        return child, self.tokens[level][child].long(), exists
 
     def reach(self, leaves: Tensor) -> list[Tensor]:
         """leaves: int64 [B, C], -1 for none → of each level, whether a row's leaves lie below a node, bool [B, nodes of the level]."""
@@ -200,12 +201,12 @@ def beam_search(
     opening: Sequence[int] = (),
     closing: Sequence[int] = (),
     candidates: Tensor | None = None,
-    renormalised: bool = False,
+    among: str = "all",
 ) -> tuple[Tensor, Tensor]:
     """source: int64 [B, T]. start: int64 [B, levels], what the decoder begins with. excluded: int64 [B, E] leaves not to be answered (-1: none).
 
     opening, closing: tokens before and after every identifier. candidates: int64 [B, C], the only leaves that a row may be answered (-1: none); all for
-    None. renormalised: probabilities among what the trie allows, instead of among all tokens. A PAD in an identifier is its end: it costs nothing.
+    None. among: one of AMONG, over what probabilities are taken. A PAD in an identifier is its end: it costs nothing.
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
     rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
@@ -217,19 +218,21 @@ def beam_search(
     reached = constraint.reach(candidates) if candidates is not None else None
     for token in opening:
         log_probs, past = decoder.step(x, place, past, cross, mask)
-        scores = scores if renormalised else scores + log_probs[..., token - first]
+        scores = scores + log_probs[..., token - first] if among == "all" else scores
         x, place = shared[token].expand_as(x), place + 1
     for level in range(constraint.depth):
         log_probs, past = decoder.step(x, place, past, cross, mask)
-        child, column, open_ = constraint.children(level, nodes)
+        child, column, exists = constraint.children(level, nodes)
+        open_ = exists & constraint.alive[level][child]
         if reached is not None:
             open_ = open_ & reached[level].gather(1, child.flatten(1)).view(child.shape)
         gained = log_probs.gather(-1, column)
         if first == PAD:
             gained = gained.masked_fill(column == PAD, 0.0)
-        gained = gained.masked_fill_(~open_, -torch.inf)
-        if renormalised:
-            gained = gained - gained.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(gained.dtype).min)
+        if among != "all":
+            over = gained.masked_fill(~(exists if among == "valid" else open_), -torch.inf)
+            gained = gained - over.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(gained.dtype).min)
+        gained = gained.masked_fill(~open_, -torch.inf)
         found = (scores[..., None] + gained).flatten(1)
         child, column = child.flatten(1), column.flatten(1)
         last = level == constraint.depth - 1
@@ -242,7 +245,7 @@ def beam_search(
             past = past.of(best // constraint.widths[level])
     for token in closing:
         log_probs, past = decoder.step(x, place, past, cross, mask)
-        scores = scores if renormalised else scores + log_probs[..., token - first]
+        scores = scores + log_probs[..., token - first] if among == "all" else scores
         x, place = shared[token].expand_as(x), place + 1
     if closing:
         scores, best = scores.topk(min(k, scores.shape[1]), dim=1)

@@ -1,6 +1,7 @@
 """Where embedding rows begin: a token starts as the mean vector of the items that carry it.
 
-An atomic token is its item's vector, a code the centroid of its items, a word the mean of the items whose text holds it. Vectors are
+An atomic token is its item's vector, a word the mean of the items whose text holds it; of an identifier's codes the first is the centroid of its items, and
+each later one the mean of what those before it leave of its items: an item's rows add up to (nearly) its vector, as in residual quantization. Vectors are
 the night's `item_embeddings` (text and behaviour joined, whatever the items are named by; behaviour from training rows only). Measured on amazon_toys,
 leave-one-out, two epochs: Recall@10 .065 against .011 from random rows. numpy and scipy only.
 """
@@ -52,18 +53,32 @@ def to_width(vectors: np.ndarray, width: int, seed: int) -> np.ndarray:
 
 
 def token_rows(vectors: np.ndarray, texts: Sequence[str], vocabulary: Vocabulary, std: float) -> np.ndarray:
-    """float32 [vocabulary.size, width]: each token's first row, scaled to the standard deviation; zeros where no item carries it.
+    """float32 [vocabulary.size, width]: each token's first row; zeros where no item carries it.
 
-    vectors: [items, width]; texts: the items' texts, in the same order.
+    vectors: [items, width]; texts: the items' texts, in the same order. std: standard deviation of a word's row and, over items, of their first codes' rows;
+    those of later codes are shorter by as much as there is less left to say.
     """
     words = vocabulary.encode(texts, limit=512)
-    item_tokens = np.concatenate(list(vocabulary.item_tokens.values()), axis=1)
-    tokens = np.concatenate([np.asarray([t for text in words for t in set(text)], np.int64), item_tokens.ravel()])
-    items = np.concatenate([np.repeat(np.arange(len(words)), [len(set(text)) for text in words]), np.repeat(np.arange(len(item_tokens)), item_tokens.shape[1])])
-    carries = sparse.csr_matrix((np.ones(len(tokens), np.float32), (tokens, items)), shape=(vocabulary.size, len(vectors)))
-    rows = np.asarray(carries @ vectors, np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    known = lengths[:, 0] > 0
-    # Every row gets the same length: a mean over many items would else be short, and its token mute.
-    rows[known] *= std * np.sqrt(vectors.shape[1]) / lengths[known]
+    tokens = np.asarray([t for text in words for t in set(text)], np.int64)
+    rows = to_length(means(tokens, np.repeat(np.arange(len(words)), [len(set(text)) for text in words]), vectors, vocabulary.size), std)
+    for codes in vocabulary.item_tokens.values():
+        left, scale = vectors, None
+        for tokens in codes.T:
+            own = means(tokens, np.arange(len(tokens)), left, vocabulary.size)
+            if vocabulary.depth == 1:
+                own, scale = to_length(own, std), 1.0
+            scale = scale or std / max(float(np.sqrt((own[tokens] ** 2).mean())), 1e-12)
+            rows[tokens], left = scale * own[tokens], left - own[tokens]
     return rows
+
+
+def means(tokens: np.ndarray, items: np.ndarray, vectors: np.ndarray, size: int) -> np.ndarray:
+    """float32 [size, width]: of each token the mean vector of the items that carry it. tokens, items: int64 [n], who carries what."""
+    carries = sparse.csr_matrix((np.ones(len(tokens), np.float32), (tokens, items)), shape=(size, len(vectors)))
+    return np.asarray(carries @ vectors, np.float32) / np.maximum(np.bincount(tokens, minlength=size), 1)[:, None].astype(np.float32)
+
+
+def to_length(rows: np.ndarray, std: float) -> np.ndarray:
+    """Every row of one length: a mean over many items would else be short, and its token mute."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows * (std * np.sqrt(rows.shape[1])), lengths, out=np.zeros_like(rows), where=lengths > 0)

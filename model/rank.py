@@ -48,6 +48,7 @@ class Ranker:
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
+        self.among = config["softmax"] if vocabulary.depth > 1 else "all"  # with one token per item it is all the same
 
     def rank(
         self,
@@ -92,7 +93,10 @@ class Ranker:
         candidates: Sequence[Sequence[int] | np.ndarray] | None = None,
         renormalised: bool = False,
     ) -> list[Answer]:
-        """The same for requests as numbers; excluded, candidates: item rows; where candidates are given, a request is answered with no other item."""
+        """The same for requests as numbers; excluded, candidates: item rows; where candidates are given, a request is answered with no other item.
+
+        renormalised: probabilities among what may be answered, instead of among what the model was trained on.
+        """
         view = self.vocabulary.view(task)
         held = self.tries[view]
         if task == "search" and not self.config["history_in_search"]:
@@ -102,12 +106,12 @@ class Ranker:
             name: [self.leaf_of_row[view][np.asarray(rows, np.int64)] for rows in of_asks] if of_asks is not None else None
             for name, of_asks in (("excluded", excluded), ("candidates", candidates))
         }
-        found = self.answers(task, asks, constraint, k, beams, leaves_of["excluded"], leaves_of["candidates"], renormalised)
+        found = self.answers(task, asks, constraint, k, beams, leaves_of["excluded"], leaves_of["candidates"], "open" if renormalised else self.among)
         return [(held.items[leaves].astype(np.int64), values) for leaves, values in found]
 
     def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:
         """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""
-        return self.answers("next_query", asks, queries, k, beams, None, None, False)
+        return self.answers("next_query", asks, queries, k, beams, None, None, "all")
 
     def query_catalogue(self, queries: Sequence[str]) -> tuple[Constraint, np.ndarray]:
         """The only queries that may be suggested, as a trie of their tokens and </s>; and the number of each leaf's query, of equal tokens the first.
@@ -133,7 +137,7 @@ class Ranker:
         beams: int,
         excluded: Sequence[np.ndarray] | None,
         candidates: Sequence[np.ndarray] | None,
-        renormalised: bool,
+        among: str,
     ) -> list[Answer]:
         """(leaves, scores) per request. A score is the mean over an answer's tokens where an answer has an end of its own (Shi et al. 2025), else their sum."""
         phrasing, text = self.phrasing, task == "next_query"  # a query's end is in its trie
@@ -154,7 +158,7 @@ class Ranker:
             begin = torch.from_numpy(np.stack([phrasing.start(asks[i]) for i in batch])).to(self.device)
             blocked = pad([excluded[i] for i in batch], self.device, value=-1) if excluded is not None else None
             only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
-            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, renormalised)
+            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among)
             leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
             for i, row, value in zip(chosen, leaves, scores, strict=True):
                 found = np.isfinite(value)

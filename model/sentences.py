@@ -109,10 +109,15 @@ class Sentences:
         return np.full(self.tokens["search"].shape[1], PAD)
 
     def target(self, ask: Ask, draw: int = 0) -> list[int]:
-        if ask.task in ("next_query", "item_to_text"):
+        names = self.named(ask.task, draw)
+        if names is None:
             return [*(self.mark(QUERIED) if ask.task == "next_query" else ()), *ask.text, EOS]
-        names = turn(draw) if ask.task == "text_to_item" else "recommend" if ask.task == "recommend" else "search"
         return [*self.opening(ask.task), *self.tokens[names][ask.item].tolist(), EOS]
+
+    def named(self, task: str, draw: int = 0) -> str | None:
+        if task in ("next_query", "item_to_text"):
+            return None
+        return turn(draw) if task == "text_to_item" else "recommend" if task == "recommend" else "search"
 
     def opening(self, task: str) -> list[int]:
         return {"recommend": self.mark(RECOMMENDED), "next_query": self.mark(QUERIED), "text_to_item": []}.get(task, self.mark(CLICKED))

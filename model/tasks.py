@@ -51,6 +51,9 @@ class Tasks:
     def target(self, ask: Ask, draw: int = 0) -> list[int]:
         return self.tokens[ask.task][ask.item].tolist()
 
+    def named(self, task: str, draw: int = 0) -> str:
+        return AS[task]
+
     def opening(self, task: str) -> list[int]:
         return []
 

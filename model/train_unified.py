@@ -17,6 +17,7 @@ from model.phrasings import phrasing_of
 from model.rank import Ranker
 from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
+from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import Vocabulary
 
 
@@ -61,6 +62,8 @@ class UnifiedTraining(Training):
         else:
             shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.phrasing.whole_vocabulary
             model = from_checkpoint(settings["backbone"], *shape)
+        if settings["softmax"] == "valid" and vocabulary.depth > 1:  # any item's token may follow nothing
+            model.valid = Valid(vocabulary)
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
         if self.spec["parent"]:
@@ -86,14 +89,29 @@ class UnifiedTraining(Training):
 
     def config(self) -> dict[str, Any]:
         told = {"t5": self.model.shape(), "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
-        kept = ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens", "answer_precision")
+        kept = ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens", "softmax", "answer_precision")
         return told | {key: self.settings[key] for key in kept}
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
         rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
         personal = rng.random(len(rows)) < self.settings["history_in_search"]
-        batch = data.collate(self.train, rows, self.phrasing, personal, rng.integers(0, 1 << 16, len(rows)))
-        return self.wrapped(*(torch.from_numpy(part).to(self.device) for part in batch), self.settings["label_smoothing"]).mean()
+        draws = rng.integers(0, 1 << 16, len(rows))
+        source, start, target = data.collate(self.train, rows, self.phrasing, personal, draws)
+        parts = [source, start, target] + ([self.followed(rows, draws, target)] if self.model.valid else [])
+        source, start, target, *nodes = (torch.from_numpy(part).to(self.device) for part in parts)
+        return self.wrapped(source, start, target, self.settings["label_smoothing"], *nodes).mean()
+
+    def followed(self, rows: np.ndarray, draws: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """int64, as target: the node of `Valid` that each token of an identifier follows; around it all is certain, in a text anything may follow."""
+        nodes = np.full(target.shape, FREE)
+        for i, (row, draw) in enumerate(zip(rows, draws.tolist(), strict=True)):
+            task = self.train.tasks[self.train.task[row]]
+            named = self.phrasing.named(task, draw)
+            if named is not None:
+                above, first = self.model.valid.above[self.vocabulary.view(named)][self.train.target[row]], len(self.phrasing.opening(task))
+                nodes[i] = CERTAIN
+                nodes[i, first : first + len(above)] = above
+        return nodes
 
     def validate(self) -> dict[str, float]:
         """Over the whole catalogue."""

@@ -2,7 +2,7 @@
 
 Encoder reads a prompt, decoder names an item: `[B, T] prompt tokens → [B, levels] identifier tokens`. The softmax runs over the
 identifier tokens (Penha et al. 2024: with atomic identifiers, one softmax over items), or over the whole vocabulary, and an answer may then be text
-(Shi et al. 2025). Knows no table, no file and no task.
+(Shi et al. 2025); where it is told what has been said of an identifier, over what may follow (`model.valid`). Knows no table, no file and no task.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from model import attention
 from model.decode import start_rows
 from model.dropout import replace_dropout
 from model.slots import embed, sight
+from model.valid import FREE, Valid
 from model.vocabulary import EOS, PAD
 
 # d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
@@ -24,7 +25,8 @@ INITIAL_STD = 0.1  # T5's own 1.0 lets random item rows drown the blocks on logs
 
 
 class UnifiedModel(nn.Module):
-    """text_size: rows before the identifier tokens; level_sizes: identifier tokens per level. first_answer: row where the softmax begins, 0 or text_size."""
+    """text_size: rows before the identifier tokens; level_sizes: identifier tokens per level. first_answer: row where the softmax begins, 0 or text_size.
+    valid: of the catalogue, for a softmax over what may follow; else None."""
 
     def __init__(self, backbone: T5ForConditionalGeneration, text_size: int, level_sizes: Sequence[int], whole_vocabulary: bool = False):
         super().__init__()
@@ -32,12 +34,14 @@ class UnifiedModel(nn.Module):
         self.text_size = text_size
         self.level_sizes = tuple(level_sizes)
         self.first_answer = 0 if whole_vocabulary else text_size
+        self.valid: Valid | None = None
         replace_dropout(self.t5)
         self.t5.set_attn_implementation(attention.NAME)
 
-    def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0, nodes: Tensor | None = None) -> Tensor:
         """source: int64 [B, T], PAD on the right. start: int64 [B, levels], an item's tokens or PAD. target: int64 [B, longest answer], PAD on the right.
 
+        nodes: int64, as target: what each of its tokens follows, by the numbers of `valid`; for None, any token follows anything.
         Returns each row's loss, fp32 [B], summed over its answer's tokens.
         """
         shared = self.t5.shared.weight
@@ -46,9 +50,12 @@ class UnifiedModel(nn.Module):
         hidden = self.t5.decoder(
             inputs_embeds=answered, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False
         ).last_hidden_state
-        said = target != PAD
-        logits = self.logits(hidden[said])
         losses = hidden.new_zeros(target.shape, dtype=torch.float32)
+        said = target != PAD
+        if nodes is not None:
+            bound, said = said & (nodes >= 0), said & (nodes == FREE)
+            losses[bound] = self.valid(self.scaled(hidden[bound]), nodes[bound], target[bound], self.t5.lm_head.weight, label_smoothing)
+        logits = self.logits(hidden[said])
         losses[said] = F.cross_entropy(logits.float(), target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
         return losses.sum(dim=1)
 
@@ -68,9 +75,10 @@ class UnifiedModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., d_model] → [..., tokens from `first_answer` on]."""
-        if self.t5.config.scale_decoder_outputs:
-            hidden = hidden * self.t5.config.d_model**-0.5
-        return F.linear(hidden, self.t5.lm_head.weight[self.first_answer :])
+        return F.linear(self.scaled(hidden), self.t5.lm_head.weight[self.first_answer :])
+
+    def scaled(self, hidden: Tensor) -> Tensor:
+        return hidden * self.t5.config.d_model**-0.5 if self.t5.config.scale_decoder_outputs else hidden
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

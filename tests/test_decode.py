@@ -195,7 +195,7 @@ def test_answers_with_marks_and_an_end_are_exhaustive_scoring_too(codes: list[tu
         found = scores[row][torch.isfinite(scores[row])]
         assert sorted(built.items[leaves[row][: len(found)].numpy()].tolist()) == sorted(best)
         np.testing.assert_allclose(found, expected[best], atol=1e-4)
-    _, renormalised = beam_search(decoder, constraint, source, STARTS[:2], 6, max(6, len(codes)), renormalised=True, **forced)
+    _, renormalised = beam_search(decoder, constraint, source, STARTS[:2], 6, max(6, len(codes)), among="open", **forced)
     np.testing.assert_allclose(renormalised.exp().sum(dim=1), 1, atol=1e-5)
 
 

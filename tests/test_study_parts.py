@@ -37,6 +37,7 @@ def test_every_part_of_gensar_is_a_value() -> None:
         "without_shared": {("identifiers", "shared_levels")},
         "shared_1_of_4": {("identifiers", "shared_levels")},
         "shared_3_of_4": {("identifiers", "shared_levels")},
+        "softmax_of_all": {("train", "softmax")},
         "bridge": {("train", "recipe"), ("train", "tasks"), ("train", "mixing"), ("identifiers", "scheme")},
     }
     assert all(type(variant).model_validate(variant.model_dump()) == variant for variant in asked.values()), "each is a configuration that loads"

@@ -28,7 +28,7 @@ def artifact(folder: Path, item_ids: list[str], texts: list[str], tasks: tuple[s
     model = from_sizes("tiny", vocabulary.text_size, vocabulary.level_sizes, 0.0, True, phrasing_of(recipe).whole_vocabulary)
     t5 = {key: value for key, value in model.t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
     prompts = {"history_length": 20, "max_query_tokens": 16, "history_in_search": 0.0, "history_per_behaviour": 5, "behaviour_tokens": True}
-    config = {"t5": t5, "recipe": recipe, "tasks": list(tasks), "answer_precision": "fp32"} | prompts
+    config = {"t5": t5, "recipe": recipe, "tasks": list(tasks), "softmax": "valid", "answer_precision": "fp32"} | prompts
     folder.parent.mkdir(parents=True, exist_ok=True)
     save(folder, weights_of(model), vocabulary, item_ids, config, [], {"model_version": folder.name})
     return str(folder)

@@ -56,9 +56,8 @@ def artifact(folder: Path, precision: str) -> str:
     model = UnifiedModel(t5, vocabulary.text_size, vocabulary.level_sizes)
     prompts = {"history_length": HISTORY, "max_query_tokens": 16, "history_in_search": 0.0, "history_per_behaviour": 5, "behaviour_tokens": True}
     held = {key: value for key, value in t5.config.to_dict().items() if isinstance(value, int | float | str | bool)}
-    save(
-        folder, weights_of(model), vocabulary, NAMES, {"t5": held, "recipe": "bridge", "tasks": ["recommend"], "answer_precision": precision} | prompts, [], {}
-    )
+    config = {"t5": held, "recipe": "bridge", "tasks": ["recommend"], "softmax": "all", "answer_precision": precision} | prompts
+    save(folder, weights_of(model), vocabulary, NAMES, config, [], {})
     return str(folder)
 
 

@@ -27,7 +27,7 @@ from decode import TUNED, read
 from figures import HERE, origin, ratio, write
 from quality import begun, verb
 
-NAMES = {"atomic": [], "codes": ["identifiers.scheme=semantic", "identifiers.construction=content", "identifiers.levels=3"]}
+NAMES = {"atomic": [], "codes": ["identifiers.scheme=semantic", "identifiers.construction=content", "identifiers.levels=3", "train.softmax=all"]}
 # contestant → (what runs, precision, tuned, batch sizes)
 CONTESTANTS = {
     "tandem fp32": ("tandem", "fp32", True, (256,)),

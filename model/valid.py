@@ -1,0 +1,53 @@
+"""Which tokens may follow in an identifier, of all views at once: what a softmax over valid tokens alone is taken over in training.
+
+With several codes per item most tokens can follow nowhere. A softmax over all of them spends a small model on what the trie knows anyway: on amazon_toys four
+nats a row of fifteen. A node is what has been said of an identifier so far; nodes and their children lie end to end, view by view and level by level. The
+same tries as in decoding (`model.trie`). Knows tokens, no prompt.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model import trie
+from model.vocabulary import Vocabulary
+
+FREE, CERTAIN = -1, -2  # instead of a node: any token may follow; only this one may
+
+
+class Valid(nn.Module):
+    """first_child: int64 [nodes + 1], where each node's children begin among `tokens`, int64 [children]; widest: most children of a node."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        super().__init__()
+        self.text_size, self.above = vocabulary.text_size, {}
+        bounds, tokens = [np.zeros(1, np.int64)], []
+        for view, codes in vocabulary.codes.items():
+            held, nodes = trie.build(codes), np.arange(len(codes))
+            levels = []
+            for level in reversed(range(held.depth)):
+                nodes = np.searchsorted(held.first_child[level], nodes, side="right") - 1
+                levels.insert(0, nodes)
+            places = np.empty((len(codes), held.depth), np.int64)
+            for level, of_leaves in enumerate(levels):
+                places[held.items, level] = of_leaves + sum(map(len, bounds)) - 1
+                bounds.append(held.first_child[level][1:] + sum(map(len, tokens)))
+                tokens.append(held.tokens[level].astype(np.int64) + vocabulary.text_size + vocabulary.offsets(view)[level])
+            self.above[view] = places
+        self.register_buffer("first_child", torch.from_numpy(np.concatenate(bounds)), persistent=False)
+        self.register_buffer("tokens", torch.from_numpy(np.concatenate(tokens)), persistent=False)
+        self.widest = int(torch.diff(self.first_child).max())
+
+    def forward(self, hidden: Tensor, nodes: Tensor, said: Tensor, weight: Tensor, label_smoothing: float) -> Tensor:
+        """hidden: [n, d_model]. nodes: int64 [n]. said: int64 [n], the token that followed. weight: [vocabulary, d_model], the softmax's rows.
+
+        Returns the loss of each, fp32 [n]: the cross-entropy among the node's children.
+        """
+        first, end = self.first_child[nodes][:, None], self.first_child[nodes + 1][:, None]
+        child = first + torch.arange(self.widest, device=nodes.device)
+        exists, column = child < end, self.tokens[child.clamp(max=len(self.tokens) - 1)] - self.text_size
+        logits = F.linear(hidden, weight[self.text_size :]).float().gather(1, column)
+        told = logits.masked_fill(~exists, -torch.inf).log_softmax(-1).masked_fill(~exists, 0.0)
+        right = exists & (column + self.text_size == said[:, None])
+        return -(1 - label_smoothing) * (told * right).sum(-1) - label_smoothing * told.sum(-1) / exists.sum(-1)
