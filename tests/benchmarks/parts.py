@@ -148,7 +148,7 @@ def main() -> int:
 
 def command(recipe: str, written: dict[str, Any]) -> str:
     """The one that makes all of it, on one machine."""
-    variants = sorted({name for of_seed in written["catalogue"].values() for name in of_seed} - {WHOLE, FIRST})
+    variants = sorted({name for of_seed in written["catalogue"].values() for name in of_seed} - {WHOLE, FIRST}) or [WHOLE]  # none named would be all
     settings = (f"--set {each}" for each in [*written["settings"], f"'study.variants={json.dumps(variants)}'"])
     return " ".join([f"python tests/benchmarks/parts.py {recipe} --seeds", *map(str, written["seeds"]), *settings])
 
