@@ -34,8 +34,9 @@ class Requests(Examples):
         return Requests(**vars(super().take(rows)), user=self.user[rows], pool=self.pool.take(rows))
 
 
-def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, longest: int, pools: Callable[[list[str]], Ragged]) -> Requests:
-    """Rows of corpora (task, user_id, history, query, target_item_id, event_ts) as integers; those whose target is not in the catalogue are left out.
+def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, longest: int, pools: Callable[[list[str]], Ragged]) -> tuple[Requests, np.ndarray]:
+    """Rows of corpora (task, user_id, history, query, target_item_id, event_ts) as integers, and which row each is; those whose target is not in the
+    catalogue are left out.
 
     pools: queries → the items that a word search finds for each.
     """
@@ -43,7 +44,7 @@ def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, lon
     user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     rows = np.flatnonzero((every.target >= 0) & (every.task >= 0))
     asked = pc.fill_null(table["query"].take(pa.array(rows)), "").to_pylist()
-    return Requests(**vars(every.take(rows)), user=user[rows], pool=pools(asked))
+    return Requests(**vars(every.take(rows)), user=user[rows], pool=pools(asked)), rows
 
 
 def interactions(requests: Requests) -> np.ndarray:
@@ -57,16 +58,18 @@ def interactions(requests: Requests) -> np.ndarray:
 class Drawing:
     """How negatives are drawn. counts: float [items], how popular each item is. hard: share of a search's negatives that come of its pool.
 
-    new_only: recommendations are never of items in the history, so that these are no negatives of theirs.
+    new_only: recommendations are never of items in the history, so that these are no negatives of theirs. first: share that come of a first stage's answers,
+    where these are given.
     """
 
     counts: np.ndarray
     per: int = 4
     hard: float = 0.5
     new_only: bool = False
+    first: float = 0.0
 
-    def candidates(self, requests: Requests, seed: tuple[int, ...]) -> np.ndarray:
-        """int64 [n, 1 + per]: the target, then its negatives."""
+    def candidates(self, requests: Requests, seed: tuple[int, ...], answers: Ragged | None = None) -> np.ndarray:
+        """int64 [n, 1 + per]: the target, then its negatives. answers: what a first stage answers to each."""
         rng = np.random.default_rng(seed)
         barred = requests.history if self.new_only else None
         if barred is not None:
@@ -79,9 +82,16 @@ class Drawing:
         if from_pool and len(rows):
             asked = requests.take(rows)
             found = negatives.hard(asked.target, asked.pool, self.counts, self.per, rng, None if barred is None else barred.take(rows))
-            kept = [[n for n in own if n not in set(pool[:from_pool])] for own, pool in zip(drawn[rows].tolist(), found.tolist(), strict=True)]
-            drawn[rows] = [[*pool[:from_pool], *own][: self.per] for own, pool in zip(kept, found.tolist(), strict=True)]
+            drawn[rows] = in_front(found[:, :from_pool], drawn[rows])
+        if answers is not None and (from_first := round(self.first * self.per)):
+            drawn = in_front(negatives.hard(requests.target, answers, self.counts, self.per, rng, barred)[:, :from_first], drawn)
         return np.concatenate([requests.target[:, None], drawn], axis=1)
+
+
+def in_front(found: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """int64, as drawn [n, per]: each row's found items, then as many of its drawn ones, no item twice."""
+    kept = [[n for n in own if n not in set(before)] for before, own in zip(found.tolist(), drawn.tolist(), strict=True)]
+    return np.array([[*before, *own][: drawn.shape[1]] for before, own in zip(found.tolist(), kept, strict=True)], dtype=drawn.dtype)
 
 
 @dataclass(frozen=True)

@@ -190,5 +190,5 @@ def load(path: str, device: str = "cpu") -> "Ranker | TwoStage":
         from model.two_stage import TwoStage, first_stage
 
         first = load(str(first_stage(Path(path), config)), device)
-        return TwoStage(first, Reranker(placed, vocabulary, item_ids, config), config["depth"])
+        return TwoStage(first, Reranker(placed, vocabulary, item_ids, config), config["depth"], config["weights"])
     return Ranker(placed, vocabulary, item_ids, config, manifest)

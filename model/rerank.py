@@ -35,8 +35,10 @@ class Reranker:
         queries: Sequence[str | None],
         candidates: Sequence[Sequence[str]],
         k: int,
+        begun: Sequence[Mapping[str, float]] | None = None,
+        weight: float = 1.0,
     ) -> list[Answer]:
-        """Each request's (item_ids, log-odds float64), at most `k`, best first.
+        """Each request's (item_ids, scores float64), at most `k`, best first. A score is the log-odds; with `begun`, a candidate's own + weight · log-odds.
 
         histories: oldest first, mappings with `item_id`. queries: text, None for recommend. candidates: item_ids, known to the model or not; one that comes
         twice is one candidate.
@@ -48,6 +50,8 @@ class Reranker:
         encoded = self.vocabulary.encode([query or "" for query in queries], self.longest)
         seen = [[self.rows[act["item_id"]] for act in history if act["item_id"] in self.rows] for history in histories]
         scores = self.scorer.score(task, seen, encoded, [[self.rows.get(item, -1) for item in items] for items in asked])
+        if begun is not None:
+            scores = [np.array([of[item] for item in items]) + weight * found for of, items, found in zip(begun, asked, scores, strict=True)]
         return [best(items, found, k) for items, found in zip(asked, scores, strict=True)]
 
 

@@ -2,12 +2,13 @@
 
 Reads corpora (the users, too) and items at the versions the specification pins; its part `pairs` says how pairs are made,
 
-    {"form": {…}, "negatives": 4, "hard": 0.5, "pool": 100, "item_words": 16}
+    {"form": {…}, "negatives": 4, "hard": 0.5, "pool": 100, "item_words": 16, "first": 0.5, "first_pool": 50, "blend": true}
 
-and `candidates`, where it is given, the folder of the first stage's artifact.
+and `candidates`, where it is given, the folder of the first stage's artifact, and `depth`, how many of its items are to be ordered.
 
-The collaborative table is LightGCN's over the training rows alone. Validation ranks each right item among 99 others, popular ones and (for a search) words'
-ones alike; an equal score counts against it.
+The collaborative table is LightGCN's over the training rows alone. Behind a first stage, some of the wrong items are its own answers, and validation is of
+both together, over the whole catalogue; it also chooses how much the second stage says beside the first. Without one, validation ranks each right item among 99
+others, popular ones and (for a search) words' ones alike. An equal score counts against the right item.
 """
 
 import hashlib
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from model import artifact, corpus, data, initial, lightgcn, negatives, pairs
 from model.gensr import GenSR, look_for_alike
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
+from model.offers import FirstStage, Offers
 from model.pairs import Drawing, Requests
 from model.questions import TASKS, Form, Prompts, text_rows
 from model.recipes import RECIPES
@@ -31,6 +34,7 @@ from model.vocabulary import MARKS, Vocabulary
 
 ANSWERS = {"joint": np.arange(2)[:, None]}  # No and Yes, the identifiers of what there is to say
 AMONG = 99  # wrong candidates of a validation request
+WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the log-odds beside the first stage's score
 
 
 class PairTraining(Training):
@@ -43,20 +47,26 @@ class PairTraining(Training):
         self.vocabulary = corpus.make_vocabulary(spec, ANSWERS, rows["train"])
         limit = self.settings["max_query_tokens"]
         self.prompts = Prompts(self.vocabulary, self.form, limit)
-        self.train, valid = (self.requests(rows[split], limit) for split in ("train", "valid"))
-        self.valid = valid.take(self.draw_valid(valid))
+        (self.train, self.asked), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
+        drawn = self.draw_valid(valid)
+        self.valid, self.first, self.offered = valid.take(drawn), None, None
+        if "candidates" in spec:
+            self.first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
+            self.offered = self.first.offers(asked.take(pa.array(drawn)), spec["depth"])
         missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
         if missing or not len(self.train):
             raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
         counts = np.bincount(self.train.target, minlength=len(self.item_ids)).astype(np.float64)
-        self.drawing = Drawing(counts, spec["pairs"]["negatives"], spec["pairs"]["hard"], spec["exclude_seen"])
+        self.drawing = Drawing(counts, spec["pairs"]["negatives"], spec["pairs"]["hard"], spec["exclude_seen"], spec["pairs"]["first"])
         log.info("%d training and %d validation requests, %d items, %d tokens", len(self.train), len(self.valid), len(self.item_ids), self.vocabulary.size)
 
-    def requests(self, table: Any, limit: int) -> Requests:
-        """Those of the tasks trained, each with the items of its words."""
-        found = pairs.encode(table, self.item_ids, self.vocabulary, limit, lambda queries: negatives.pools(self.texts, queries, self.spec["pairs"]["pool"]))
+    def requests(self, table: pa.Table, limit: int) -> tuple[Requests, pa.Table]:
+        """Those of the tasks trained, each with the items of its words; and their rows of the table."""
+        pool = self.spec["pairs"]["pool"]
+        found, rows = pairs.encode(table, self.item_ids, self.vocabulary, limit, lambda queries: negatives.pools(self.texts, queries, pool))
         wanted = np.isin(found.task, [TASKS.index(task) for task in self.tasks])
-        return found.take(np.flatnonzero(wanted & corpus.learnable(found, TASKS.index("recommend"), self.spec["exclude_seen"])))
+        kept = np.flatnonzero(wanted & corpus.learnable(found, TASKS.index("recommend"), self.spec["exclude_seen"]))
+        return found.take(kept), table.select(["task", "history", "query"]).take(pa.array(rows[kept]))
 
     def draw_valid(self, valid: Requests) -> np.ndarray:
         rng = np.random.default_rng(self.settings["seed"])
@@ -106,26 +116,62 @@ class PairTraining(Training):
         if "candidates" in self.spec:
             first = Path(self.spec["candidates"])
             held = hashlib.sha256((first / artifact.MANIFEST).read_bytes()).hexdigest()
-            told |= {"candidates": first.name, "candidates_hash": held, "depth": self.spec["depth"]}
+            best = self.curve[self.progress.best_epoch - 1] if self.curve else {}
+            weights = {task: best[f"{task}_weight"] for task in self.tasks if f"{task}_weight" in best}
+            told |= {"candidates": first.name, "candidates_hash": held, "depth": self.spec["depth"], "weights": weights}
         return {"t5": self.model.unified.shape(), **told}
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
         batch = self.train.take(rows)
-        candidates = self.drawing.candidates(batch, (self.settings["seed"], 1, self.progress.step, self.rank))
+        answers = None
+        if self.first and self.drawing.first:
+            answers, _ = self.first.offers(self.asked.take(pa.array(rows)), self.spec["pairs"]["first_pool"])
+        candidates = self.drawing.candidates(batch, (self.settings["seed"], 1, self.progress.step, self.rank), answers)
         told = pairs.answer(self.wrapped, self.prompts, batch, candidates, self.spec["history_length"])
         return told.losses.mean() + self.form.weight * told.contrast
 
     def validate(self) -> dict[str, float]:
-        """NDCG@10 and Recall@10 of each task among AMONG others, drawn once for all epochs."""
+        """NDCG@10 and Recall@10 of each task, and behind a first stage TASK_weight, with which they are reached."""
         scorer = Scorer(self.kept(), self.config(), self.prompts)
-        drawing = replace(self.drawing, per=min(AMONG, len(self.item_ids) // 2))
         figures = {}
         for task in self.tasks:
-            held = self.valid.take(np.flatnonzero(self.valid.task == TASKS.index(task)))
-            if not len(held):
+            rows = np.flatnonzero(self.valid.task == TASKS.index(task))
+            if not len(rows):
                 continue
-            candidates = drawing.candidates(held, (self.settings["seed"], 2))
-            scores = np.stack(scorer.score(task, list(held.history), list(held.query), candidates.tolist()))
-            ranks = 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
+            held = self.valid.take(rows)
+            if self.offered is None:
+                ranks = self.among_others(scorer, task, held)
+            else:
+                items, scores = self.offered
+                offered = items.take(rows), [scores[row] for row in rows]
+                weight, ranks = best_weight(offered, scorer.score(task, list(held.history), list(held.query), list(offered[0])), held.target, self.weights())
+                figures |= {f"{task}_weight": weight} if weight < np.inf else {}
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
         return figures
+
+    def weights(self) -> tuple[float, ...]:
+        return WEIGHTS if self.spec["pairs"]["blend"] else (np.inf,)
+
+    def among_others(self, scorer: Scorer, task: str, held: Requests) -> np.ndarray:
+        """int64 [n], the right items' ranks among AMONG others, drawn once for all epochs."""
+        drawing = replace(self.drawing, per=min(AMONG, len(self.item_ids) // 2))
+        candidates = drawing.candidates(held, (self.settings["seed"], 2))
+        scores = np.stack(scorer.score(task, list(held.history), list(held.query), candidates.tolist()))
+        return 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
+
+
+def best_weight(offered: Offers, odds: list[np.ndarray], target: np.ndarray, weights: tuple[float, ...]) -> tuple[float, np.ndarray]:
+    """Of `weights` the one (of equal ones the smallest) under which first score + weight · log-odds has the best NDCG@10, and the targets' ranks under it,
+    int64 [n], 0 for one that was not offered. An infinite weight leaves the log-odds alone."""
+    items, scores = offered
+    tried = []
+    for weight in weights:
+        ranks = np.zeros(len(target), np.int64)
+        for i, right in enumerate(target):
+            place = np.flatnonzero(items[i] == right)
+            if len(place):
+                total = odds[i] if weight == np.inf else np.array(scores[i]) + weight * odds[i]
+                ranks[i] = (total >= total[place[0]]).sum()
+        tried.append(ranks)
+    best = int(np.argmax([ndcg_at(ranks, 10) for ranks in tried]))
+    return weights[best], tried[best]

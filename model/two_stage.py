@@ -12,14 +12,16 @@ import numpy as np
 
 from model.artifact import MANIFEST
 from model.rank import Answer, Ranker
+from model.rerank import Answer as Ordered
 from model.rerank import Reranker
 
 
 class TwoStage:
-    """depth: candidates that the first stage gives, at least as many as are asked for."""
+    """depth: candidates that the first stage gives, at least as many as are asked for. weights: task → weight of the log-odds beside the first stage's
+    score; of a task without one the log-odds alone are the order."""
 
-    def __init__(self, first: Ranker, second: Reranker, depth: int):
-        self.first, self.second, self.depth = first, second, depth
+    def __init__(self, first: Ranker, second: Reranker, depth: int, weights: Mapping[str, float]):
+        self.first, self.second, self.depth, self.weights = first, second, depth, weights
         self.item_ids = first.item_ids
 
     def rank(
@@ -32,12 +34,21 @@ class TwoStage:
         exclude: Sequence[Sequence[str]] | None = None,
         allowed: np.ndarray | None = None,
     ) -> list[Answer]:
-        """As `Ranker.rank`; the scores are log-odds that the question about an item is answered Yes."""
+        """As `Ranker.rank`; of the scores of `order`."""
         depth = max(self.depth, k)
         found = self.first.rank(task, histories, queries, depth, max(beams, depth), exclude, allowed)
-        candidates = [[self.item_ids[row] for row in rows] for rows, _ in found]
-        told = self.second.rank(task, histories, queries, candidates, k)
+        offered = [{self.item_ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)} for rows, scores in found]
+        told = self.order(task, histories, queries, offered, k)
         return [(np.array([self.first.rows[item] for item in items], np.int64), scores) for items, scores in told]
+
+    def order(
+        self, task: str, histories: Sequence[Sequence[Mapping[str, Any]]], queries: Sequence[str | None], offered: Sequence[Mapping[str, float]], k: int
+    ) -> list[Ordered]:
+        """offered: each request's candidates with the first stage's score. Returns (item_ids, scores), at most `k`, best first: the first stage's score + the
+        task's weight · the log-odds that the question about an item is answered Yes, or these log-odds alone."""
+        weight, candidates = self.weights.get(task), [list(of) for of in offered]
+        blend = {} if weight is None else {"begun": offered, "weight": weight}
+        return self.second.rank(task, histories, queries, candidates, k, **blend)
 
 
 def first_stage(folder: Path, config: Mapping[str, Any]) -> Path:

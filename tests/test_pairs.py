@@ -110,8 +110,8 @@ def test_rows_of_corpora_as_integers() -> None:
     ]
     same = {"event_ts": at, "split": "train", "ds": at.date()}
     table = pa.Table.from_pylist([{"example_id": str(n), **same, **row} for n, row in enumerate(rows)], CORPORA_SCHEMA)
-    found = pairs.encode(table, ["a", "b", "c"], WORLD.vocabulary, 4, lambda queries: ragged([[len(query)] for query in queries]))
-    assert found.task.tolist() == [0, 1, 1] and found.target.tolist() == [2, 0, 1]
+    found, which = pairs.encode(table, ["a", "b", "c"], WORLD.vocabulary, 4, lambda queries: ragged([[len(query)] for query in queries]))
+    assert found.task.tolist() == [0, 1, 1] and found.target.tolist() == [2, 0, 1] and which.tolist() == [0, 1, 4]
     assert found.user[0] == found.user[2] != found.user[1]
     assert [found.history[n].tolist() for n in range(3)] == [[1, 0, 0], [], [1]]
     assert [len(found.query[n]) > 0 for n in range(3)] == [False, True, True] and found.pool.values.tolist() == [0, 8, 3]

@@ -17,7 +17,7 @@ FORM = {"filter": "bilinear", "weight": 0.01}
 
 def spec(root: Path, **settings) -> dict:
     made = worlds.training_spec(root, recipe="gensr", **({"epochs": 5, "batch_size": 32, "backbone": "micro", "learning_rate": 2e-3} | settings))
-    return made | {"pairs": {"form": FORM, "negatives": 4, "hard": 0.5, "pool": 8, "item_words": 4}}
+    return made | {"pairs": {"form": FORM, "negatives": 4, "hard": 0.5, "pool": 8, "item_words": 4, "first": 0.0, "first_pool": 1, "blend": False}}
 
 
 @pytest.fixture(scope="module")

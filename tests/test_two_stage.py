@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from jobs.config import load as configured
 from jobs.train import of_gensr
 from model import rank, train
+from model.data import ragged
+from model.train_pairs import PairTraining, best_weight
 from model.two_stage import TwoStage
 
 
@@ -83,3 +86,47 @@ def test_stopped_and_started_again_it_ends_at_the_same_weights(lake: Path, tmp_p
     assert run(broken, tmp_path / "b.json") == 0
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_weight_is_the_one_that_validation_likes() -> None:
+    """By hand: the odds know the first request's target and not the second's, which the first stage knows; one target was not offered."""
+    offered = ragged([[0, 1, 2], [0, 1, 2], [0, 1]]), [[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0]]
+    odds, target = [np.array([0.0, 0.0, 3.0]), np.array([0.0, 0.5, 0.0]), np.zeros(2)], np.array([2, 0, 7])
+    weight, ranks = best_weight(offered, odds, target, (0.0, 1.0, 4.0))
+    assert weight == 1.0 and ranks.tolist() == [1, 1, 0]
+    assert best_weight(offered, odds, target, (0.0,))[1].tolist() == [3, 1, 0]
+    assert best_weight(offered, odds, target, (np.inf,))[1].tolist() == [1, 3, 0], "an equal score counts against the target"
+
+
+def test_scores_are_those_of_both_stages(lake: Path) -> None:
+    """score = first + weight · odds, with the weights that the artifact tells; without any the order is of the odds alone, with none of theirs the first's."""
+    found = rank.load(str(lake / "second"))
+    assert set(found.weights) == {"recommend", "search"}
+    histories = [acts([start, (start + 2) % 12]) for start in range(12)]
+    first = [dict(zip((found.item_ids[row] for row in rows), scores, strict=True)) for rows, scores in found.first.rank("recommend", histories, [None] * 12, 6)]
+    odds = [dict(zip(*told, strict=True)) for told in found.second.rank("recommend", histories, [None] * 12, [list(of) for of in first], 6)]
+    for weight in (None, 0.0, 2.0):
+        model = TwoStage(found.first, found.second, 6, {} if weight is None else {"recommend": weight})
+        for (rows, scores), of_first, of_second in zip(model.rank("recommend", histories, [None] * 12, 6), first, odds, strict=True):
+            items = [found.item_ids[row] for row in rows]
+            expected = [of_second[item] if weight is None else of_first[item] + weight * of_second[item] for item in items]
+            np.testing.assert_allclose(scores, expected, atol=5e-4)
+            assert len(items) == 6 and (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("new_only", [True, False])
+def test_wrong_items_are_the_first_stages_own(lake: Path, new_only: bool) -> None:
+    """Half of them; none is the right one, nor of the history where recommendations are of new items alone."""
+    training = PairTraining(pair_spec(lake, lake / "artifact") | {"exclude_seen": new_only})
+    rows = np.arange(0, len(training.train), 7)
+    asked, batch = training.asked.take(pa.array(rows)), training.train.take(rows)
+    answers, _ = training.first.offers(asked, 6)
+    drawn = training.drawing.candidates(batch, (1,), answers)
+    assert (drawn[:, 0] == batch.target).all() and all(len(set(row)) == len(row) for row in drawn.tolist())
+    for i in range(len(rows)):
+        barred = set(batch.history[i].tolist()) if new_only and batch.task[i] == 0 else set()
+        offered, wrong = set(answers[i].tolist()), set(drawn[i, 1:].tolist())
+        assert not barred & (wrong | offered) and len((offered - {int(batch.target[i])}) & wrong) >= min(2, len(offered) - 1)
+    told = training.first.ranker.rank("recommend", [row.as_py() for row in asked["history"]], [None] * len(rows), 6)
+    walks = [i for i in range(len(rows)) if batch.task[i] == 0]
+    assert any(answers[i].tolist() != told[i][0].tolist() for i in walks) == new_only

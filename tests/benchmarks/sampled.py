@@ -57,7 +57,8 @@ def by_model(path: Path) -> Callable[[Requests], np.ndarray]:
         model = load(str(path))
         names = [[requests.item_ids[item] for item in row] for row in requests.candidates]
         if isinstance(model, TwoStage):
-            found = model.second.rank(requests.task, requests.histories, requests.queries, names, WRONG + 1)
+            begun = [dict(zip(items, scores.tolist(), strict=True)) for items, scores in restricted(model.first, requests, names)]
+            found = model.order(requests.task, requests.histories, requests.queries, begun, WRONG + 1)
         else:
             found = restricted(model, requests, names)
         held = [dict(zip(items, values.tolist(), strict=True)) for items, values in found]
