@@ -28,7 +28,8 @@ GENSAR = Recipe(
     (*SERVED, "next_query", "pseudo_search", "text_to_item", "item_to_text"),
     "sentences",
     settings={
-        "identifiers": {"scheme": "semantic", "construction": "dual", "quantizer": "rq_vae", "levels": 4, "shared_levels": 2},
+        # every_level: the official loss moves the encoders by its first level alone; the first three then use some 40 of 256 codes (README, "gensar's names").
+        "identifiers": {"scheme": "semantic", "construction": "dual", "quantizer": "rq_vae", "levels": 4, "shared_levels": 2, "every_level": True},
         "train": {
             "tasks": ["recommend", "search", "next_query", "pseudo_search", "text_to_item", "item_to_text"],
             # Of the paper's launcher: 930,387, 100,000, 1,000, 1,000, 2,000 and 2,000 rows an epoch. On logs of this size a task of a thousandth is

@@ -96,7 +96,7 @@ def test_seeds_measured_on_two_machines_become_one_table(tmp_path: Path, monkeyp
     with pytest.raises(ValueError, match="settings are"):
         parts.joined(held, measured("2", "c", model=0.1) | {"settings": ["train.epochs=9"]})
 
-    told = {"command": "parts.py gensar", "data": "toys", "machine": "m", "date": "d"}
+    told = {"command": "parts.py gensar", "data": "amazon_toys", "machine": "m", "date": "d"}
     monkeypatch.setattr("figures.HERE", tmp_path)
     (tmp_path / "results").mkdir()
     parts.headlines("gensar", held | told)

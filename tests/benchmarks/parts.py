@@ -1,10 +1,12 @@
-"""What each part of gensar or gensr brings on amazon_toys, and how the whole stands beside bridge or its own first stage.
+"""What each part of gensar or gensr brings on a log, and how the whole stands beside bridge or its own first stage.
 
     TANDEM_DATA=… python tests/benchmarks/parts.py gensar --seeds 0 --set 'study.variants=["bridge", "semantic_only"]'
+    python tests/benchmarks/parts.py gensar --log simulated
 
-Runs `python -m jobs study gensar|gensr` on the log of examples/amazon_toys.toml in a lake at --lake, and asks every model that it trained again among
-1 + 99 candidates (`sampled`). Writes tests/benchmarks/results/parts_RECIPE.json, from which readme.py makes the README's tables, and the headline figures.
-Seeds and variants that are there already stay: trainings of hours can be spread over machines. Settings other than of the study must be those of before.
+Runs `python -m jobs study gensar|gensr` on the log of examples/amazon_toys.toml, or on a simulated one (parts_simulated.toml), in a lake at --lake, and asks
+every model that it trained again among 1 + 99 candidates (`sampled`; on the real log alone). Writes tests/benchmarks/results/parts_RECIPE.json, or
+parts_RECIPE_simulated.json, from which readme.py makes the README's tables, and the headline figures. Seeds and variants that are there already stay: trainings
+of hours can be spread over machines. Settings other than of the study must be those of before.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sampled
 from deltalake import DeltaTable
@@ -26,9 +28,20 @@ from jobs.study_parts import FIRST, WHOLE, as_stated
 from jobs.sweep import interval
 from model.recipes import SERVED
 
-DAY = date(2014, 7, 23)
-CONFIG = REPOSITORY / "examples" / "amazon_toys.toml"
 FIRST_STEPS = ("ingest", "build_corpora", "embed_items", "assign_identifiers")
+
+
+class Log(NamedTuple):
+    config: Path
+    day: date
+    steps: tuple[str, ...]
+    suffix: str  # of the file of results
+
+
+LOGS = {
+    "amazon_toys": Log(REPOSITORY / "examples" / "amazon_toys.toml", date(2014, 7, 23), FIRST_STEPS, ""),
+    "simulated": Log(HERE / "parts_simulated.toml", date(2026, 11, 19), ("simulate", *FIRST_STEPS), "_simulated"),
+}
 REQUESTS = 2000  # of each task among 1 + 99: a beam for every candidate is slow
 # figure → variant, its rival, task, metric
 HEADLINES = {
@@ -47,14 +60,14 @@ HEADLINES = {
 Held = dict[str, dict[str, dict[str, float]]]  # seed → variant → "TASK.METRIC@K" → value
 
 
-def verb(lake: Path, settings: list[str], *words: str) -> None:
+def verb(log: Log, lake: Path, settings: list[str], *words: str) -> None:
     options = [part for each in (f"lake.root={lake}", *settings) for part in ("--set", each)]
-    subprocess.run([sys.executable, "-m", "jobs", *words, "--date", str(DAY), "--config", str(CONFIG), *options], check=True, cwd=REPOSITORY)
+    subprocess.run([sys.executable, "-m", "jobs", *words, "--date", str(log.day), "--config", str(log.config), *options], check=True, cwd=REPOSITORY)
 
 
-def whole_catalogue(lake: Path, recipe: str, seed: int) -> dict[str, dict[str, float]]:
+def whole_catalogue(lake: Path, day: date, recipe: str, seed: int) -> dict[str, dict[str, float]]:
     """Variant → figure → value, of one seed's rows in `studies`: over all test examples, none of its slices."""
-    table = DeltaTable(str(lake / "studies")).to_pyarrow_table(partitions=[("ds", "=", str(DAY)), ("study", "=", recipe)])
+    table = DeltaTable(str(lake / "studies")).to_pyarrow_table(filters=[("ds", "=", str(day)), ("study", "=", recipe)])
     made: dict[str, dict[str, float]] = {}
     for row in table.to_pylist():
         variant, _, figure = row["figure"].partition(".")
@@ -63,12 +76,12 @@ def whole_catalogue(lake: Path, recipe: str, seed: int) -> dict[str, dict[str, f
     return made
 
 
-def among_candidates(lake: Path, models: dict[str, str], measured: dict[str, dict[str, float]], seed: int) -> dict[str, dict[str, float]]:
+def among_candidates(log: Log, lake: Path, models: dict[str, str], measured: dict[str, dict[str, float]], seed: int) -> dict[str, dict[str, float]]:
     """The same of 1 + 99 candidates, for the tasks that a variant was judged on; popularity and words beside them."""
-    bounds = load(str(CONFIG), []).corpora.bounds(DAY)
+    bounds = load(str(log.config), []).corpora.bounds(log.day)
     made: dict[str, dict[str, float]] = {}
     for task in SERVED:
-        requests = sampled.Requests(lake, DAY, bounds, task, REQUESTS, seed)
+        requests = sampled.Requests(lake, log.day, bounds, task, REQUESTS, seed)
         asked = {name: sampled.by_model(lake / folder) for name, folder in models.items() if f"{task}.ndcg@10" in measured[name]}
         asked |= {"popularity": sampled.by_popularity} | ({"bm25": sampled.by_words} if task == "search" else {})
         for name, scores in asked.items():
@@ -113,32 +126,35 @@ def gains(held: Held) -> dict[tuple[str, str], tuple[float, float, float]]:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("recipe", choices=HEADLINES)
+    options.add_argument("--log", choices=LOGS, default="amazon_toys")
     options.add_argument("--lake", default=".tandem/benchmarks/parts")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[])
     chosen = options.parse_args()
-    if "TANDEM_DATA" not in os.environ:
+    log, lake, real = LOGS[chosen.log], Path(chosen.lake).resolve(), chosen.log == "amazon_toys"
+    if not real:
+        os.environ["TANDEM_DATA"] = str(lake)  # where its warehouse is written
+    elif "TANDEM_DATA" not in os.environ:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
         return 69
-    path = HERE / "results" / f"parts_{chosen.recipe}.json"
+    path = HERE / "results" / f"parts_{chosen.recipe}{log.suffix}.json"
     before = json.loads(path.read_text()) if path.exists() else None
     shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
     if before:
         comparable(before, shaping)  # now, not after hours of training
-    lake = Path(chosen.lake).resolve()
     lake.mkdir(parents=True, exist_ok=True)
     settings = [f"train.recipe={chosen.recipe}", *chosen.set]
-    for step in FIRST_STEPS:
+    for step in log.steps:
         if not (lake / f"{step}.json").exists():
-            verb(lake, settings, step, "--result", str(lake / f"{step}.json"))
+            verb(log, lake, settings, step, "--result", str(lake / f"{step}.json"))
     catalogue, candidates = {}, {}
     for seed in chosen.seeds:
         result = lake / f"study-{chosen.recipe}-{seed}.json"
-        verb(lake, [*settings, f"study.seeds=[{seed}]"], "study", chosen.recipe, "--result", str(result))
-        catalogue[str(seed)] = whole_catalogue(lake, chosen.recipe, seed)
+        verb(log, lake, [*settings, f"study.seeds=[{seed}]"], "study", chosen.recipe, "--result", str(result))
+        catalogue[str(seed)] = whole_catalogue(lake, log.day, chosen.recipe, seed)
         models = json.loads(result.read_text())["models"][str(seed)]
-        candidates[str(seed)] = among_candidates(lake, models, catalogue[str(seed)], seed)
-    written = {**origin("", "amazon_toys", chosen.seeds), "settings": shaping, "requests": REQUESTS, "catalogue": catalogue, "candidates": candidates}
+        candidates[str(seed)] = among_candidates(log, lake, models, catalogue[str(seed)], seed) if real else {}
+    written = {**origin("", chosen.log, chosen.seeds), "settings": shaping, "requests": REQUESTS, "catalogue": catalogue, "candidates": candidates}
     written = joined(before, written) if before else written
     written["command"] = command(chosen.recipe, written)
     path.write_text(json.dumps(written, indent=1) + "\n")
@@ -150,12 +166,13 @@ def command(recipe: str, written: dict[str, Any]) -> str:
     """The one that makes all of it, on one machine."""
     variants = sorted({name for of_seed in written["catalogue"].values() for name in of_seed} - {WHOLE, FIRST}) or [WHOLE]  # none named would be all
     settings = (f"--set {each}" for each in [*written["settings"], f"'study.variants={json.dumps(variants)}'"])
-    return " ".join([f"python tests/benchmarks/parts.py {recipe} --seeds", *map(str, written["seeds"]), *settings])
+    log = "" if written["data"] == "amazon_toys" else f" --log {written['data']}"
+    return " ".join([f"python tests/benchmarks/parts.py {recipe}{log} --seeds", *map(str, written["seeds"]), *settings])
 
 
 def headlines(recipe: str, written: dict[str, Any]) -> None:
     common, held, rows = {key: written[key] for key in ("command", "data", "seeds", "machine", "date", "commit")}, written["catalogue"], []
-    for figure, (variant, rival, task, metric) in HEADLINES[recipe].items():
+    for figure, (variant, rival, task, metric) in (HEADLINES[recipe] if common["data"] == "amazon_toys" else {}).items():
         own, other = (over_seeds(held, name, f"{task}.{metric}") for name in (variant, rival))
         if own and other:
             known = None if math.isnan(own[1]) else list(own[1:])
