@@ -34,7 +34,7 @@ from model.vocabulary import MARKS, Vocabulary
 
 ANSWERS = {"joint": np.arange(2)[:, None]}  # No and Yes, the identifiers of what there is to say
 AMONG = 99  # wrong candidates of a validation request
-WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the log-odds beside the first stage's score
+WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of the log-odds beside the first stage's score
 
 
 class PairTraining(Training):
