@@ -200,7 +200,7 @@ class Train(Section):
         default="valid", description="of a code, over all tokens that an answer may hold (the papers), or over those that may follow in the catalogue"
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
-    item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins at the mean vector of the items that carry it, or at random")
+    item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")
     text_vocabulary: int = Field(default=8000, ge=300, description="size of the tokenizer trained on the corpora's text")
     max_query_tokens: int = Field(default=32, ge=2)
     max_text_tokens: int = Field(default=48, ge=2, description="of an item's text, in the tasks on texts")

@@ -1,4 +1,4 @@
-"""Where embedding rows begin: a token starts as the mean vector of the items that carry it.
+"""Where embedding rows begin: near the vectors of the items that carry the token.
 
 An atomic token is its item's vector, a word the mean of the items whose text holds it; of an identifier's codes the first is the centroid of its items, and
 each later one the mean of what those before it leave of its items: an item's rows add up to (nearly) its vector, as in residual quantization. Vectors are

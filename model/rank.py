@@ -48,7 +48,8 @@ class Ranker:
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
-        self.among = config["softmax"] if vocabulary.depth > 1 else "all"  # with one token per item it is all the same
+        # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
+        self.among = config.get("softmax", "all") if vocabulary.depth > 1 else "all"
 
     def rank(
         self,
@@ -190,5 +191,5 @@ def load(path: str, device: str = "cpu") -> "Ranker | TwoStage":
         from model.two_stage import TwoStage, first_stage
 
         first = load(str(first_stage(Path(path), config)), device)
-        return TwoStage(first, Reranker(placed, vocabulary, item_ids, config), config["depth"], config["weights"])
+        return TwoStage(first, Reranker(placed, vocabulary, item_ids, config), config["depth"], config.get("weights", {}))
     return Ranker(placed, vocabulary, item_ids, config, manifest)

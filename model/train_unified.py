@@ -62,7 +62,7 @@ class UnifiedTraining(Training):
         else:
             shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.phrasing.whole_vocabulary
             model = from_checkpoint(settings["backbone"], *shape)
-        if settings["softmax"] == "valid" and vocabulary.depth > 1:  # any item's token may follow nothing
+        if settings["softmax"] == "valid" and vocabulary.depth > 1:  # with one token per item all of them may follow
             model.valid = Valid(vocabulary)
         if settings["item_init"] == "vectors":
             self.begin_rows(model)

@@ -39,6 +39,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     address = {"AIRFLOW__API__HOST": "127.0.0.1", "AIRFLOW__API__PORT": port, "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}", "AIRFLOW__API__WORKERS": 1}
     address |= {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/", "AIRFLOW__CORE__PARALLELISM": 4}
     # No run of last night beside those of the backfill.
+    # SQLite gives up after 5 seconds by default, and a scheduler beside busy tests has held its lock for longer.
+    address |= {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60"}
     environment = airflow_environment(home, TANDEM_PYTHON=str(stub), AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE="False", **{k: str(v) for k, v in address.items()})
 
     def command(*words: str) -> str:
