@@ -107,7 +107,7 @@ def test_gensar_learns_the_same_world_and_the_words(tmp_path: Path) -> None:
     write_lake(tmp_path, rows, codes, scheme="semantic")
     own = RECIPES["gensar"].settings["train"]
     # Searches are asked without a history below: half of them are learnt so, too.
-    chosen = own | {"recipe": "gensar", "epochs": 16, "mixing": own["mixing"] | {"next_query": 0.5}, "history_in_search": 0.5}
+    chosen = own | {"recipe": "gensar", "epochs": 16, "mixing": own["mixing"] | {"next_query": 1.0}, "history_in_search": 0.5}
     spec = training_spec(tmp_path, scheme="semantic", **chosen) | {"shared_levels": 1}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert train.main([str(tmp_path / "spec.json")]) == 0
