@@ -67,7 +67,7 @@ def verb(log: Log, lake: Path, settings: list[str], *words: str) -> None:
 
 def whole_catalogue(lake: Path, day: date, recipe: str, seed: int) -> dict[str, dict[str, float]]:
     """Variant → figure → value, of one seed's rows in `studies`: over all test examples, none of its slices."""
-    table = DeltaTable(str(lake / "studies")).to_pyarrow_table(filters=[("ds", "=", str(day)), ("study", "=", recipe)])
+    table = DeltaTable(str(lake / "studies")).to_pyarrow_table(filters=[("ds", "=", day), ("study", "=", recipe)])
     made: dict[str, dict[str, float]] = {}
     for row in table.to_pylist():
         variant, _, figure = row["figure"].partition(".")
