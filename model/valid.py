@@ -1,8 +1,8 @@
 """Which tokens may follow in an identifier, of all views at once: what a softmax over valid tokens alone is taken over in training.
 
 With several codes per item most tokens can follow nowhere. A softmax over all of them spends a small model on what the trie knows anyway: on amazon_toys
-five nats of a recommendation's fourteen. A node is what has been said of an identifier so far; nodes and their children lie end to end, view by view and level by level. The
-same tries as in decoding (`model.trie`). Knows tokens, no prompt.
+five nats of a recommendation's fourteen. A node is what has been said of an identifier so far; nodes and their children lie end to end, view by view and
+level by level. The same tries as in decoding (`model.trie`). Knows tokens, no prompt.
 """
 
 import numpy as np
