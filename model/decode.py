@@ -206,9 +206,11 @@ def beam_search(
     """source: int64 [B, T]. start: int64 [B, levels], what the decoder begins with. excluded: int64 [B, E] leaves not to be answered (-1: none).
 
     opening, closing: tokens before and after every identifier. candidates: int64 [B, C], the only leaves that a row may be answered (-1: none); all for
-    None. among: one of AMONG, over what probabilities are taken. A PAD in an identifier is its end: it costs nothing.
+    None. among: one of AMONG, over what probabilities are taken; ValueError for another. A PAD in an identifier is its end: it costs nothing.
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
+    if among not in AMONG:
+        raise ValueError(f"among = {among!r}: expected one of {', '.join(AMONG)}")
     rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
     cross, mask = decoder.encode(source)
     nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)

@@ -47,10 +47,11 @@ class PairTraining(Training):
         self.vocabulary = corpus.make_vocabulary(spec, ANSWERS, rows["train"])
         limit = self.settings["max_query_tokens"]
         self.prompts = Prompts(self.vocabulary, self.form, limit)
-        (self.train, self.asked), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
+        (self.train, learnt), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
         drawn = self.draw_valid(valid)
         self.valid, self.first, self.offered = valid.take(drawn), None, None
         if "candidates" in spec:
+            self.asked = learnt
             self.first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
             self.offered = self.first.offers(asked.take(pa.array(drawn)), spec["depth"])
         missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
