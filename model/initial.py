@@ -18,6 +18,7 @@ from model.data import read_table
 from model.vocabulary import Vocabulary
 
 VIEWS = ("behaviour", "text")
+WORDS = 512  # tokens of an item's text that are read
 
 
 def item_vectors(path: str, version: int | None, day: date, item_ids: Sequence[str], width: int, seed: int) -> np.ndarray:
@@ -58,7 +59,7 @@ def token_rows(vectors: np.ndarray, texts: Sequence[str], vocabulary: Vocabulary
     vectors: [items, width]; texts: the items' texts, in the same order. std: standard deviation of a word's row and, over items, of their first codes' rows;
     those of later codes are shorter by as much as there is less left to say.
     """
-    words = vocabulary.encode(texts, limit=512)
+    words = vocabulary.encode(texts, WORDS)
     tokens = np.asarray([t for text in words for t in set(text)], np.int64)
     rows = to_length(means(tokens, np.repeat(np.arange(len(words)), [len(set(text)) for text in words]), vectors, vocabulary.size), std)
     for codes in vocabulary.item_tokens.values():

@@ -19,6 +19,7 @@ from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
 from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import Vocabulary
+from model.words import Words
 
 
 class UnifiedTraining(Training):
@@ -64,6 +65,8 @@ class UnifiedTraining(Training):
             model = from_checkpoint(settings["backbone"], *shape)
         if settings["softmax"] == "valid" and vocabulary.depth > 1:  # with one token per item all of them may follow
             model.valid = Valid(vocabulary)
+        if settings["words"] and vocabulary.depth == 1 and "search" in self.tasks:
+            model.words = self.words_of_items(model.first_answer)
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
         if self.spec["parent"]:
@@ -84,8 +87,14 @@ class UnifiedTraining(Training):
         for embedding in {id(p): p for p in (weight, model.t5.lm_head.weight)}.values():
             embedding[known] = rows[known].to(embedding.dtype)
 
+    def words_of_items(self, first_answer: int) -> Words:
+        vocabulary = self.vocabulary
+        texts = vocabulary.encode(corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
+        columns = vocabulary.item_tokens[vocabulary.view("search")][:, 0] - first_answer
+        return Words.of(texts, columns, vocabulary.text_size, vocabulary.size - first_answer)
+
     def kept(self) -> dict[str, torch.Tensor]:
-        return artifact.weights_of(self.model)
+        return artifact.weights_of(self.model) | (self.model.words.kept() if self.model.words else {})
 
     def config(self) -> dict[str, Any]:
         told = {"t5": self.model.shape(), "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
@@ -116,7 +125,7 @@ class UnifiedTraining(Training):
     def validate(self) -> dict[str, float]:
         """Over the whole catalogue."""
         self.model.eval()
-        ranker = Ranker(artifact.weights_of(self.model), self.vocabulary, self.item_ids, self.config(), {})
+        ranker = Ranker(self.kept(), self.vocabulary, self.item_ids, self.config(), {})
         figures = {}
         for task in (task for task in SERVED if task in self.tasks):
             held = self.valid.take(np.flatnonzero(self.valid.task == self.valid.tasks.index(task)))

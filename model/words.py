@@ -1,0 +1,78 @@
+"""What the words of a query tell of an item whose text holds them: a term of its logit, beside what the decoder says.
+
+A word's share in an item is BM25's (Robertson and Zaragoza 2009, equation 3.15), its weight is learned and begins as its inverse document frequency:
+before the first step this term is BM25, and training tells how far to trust each word. A prompt without words, a recommendation, gets nothing. So an item is
+found by its name that nobody searched yet, and a query that is a category is a filter, within which the history orders. For identifiers of one token:
+those of several would need the sum over all items below each code. Knows tokens and softmax columns, no table.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+K1, B = 1.5, 0.75  # as bm25s has them
+COMMON = 0.5  # a word of more than this share of the items tells them not apart: its postings would be most of the work
+UNKNOWN = 2  # <pad>, </s> and <unk> are no words
+PREFIX = "words."
+
+
+class Words(nn.Module):
+    """first: int64 [tokens + 1], where each token's postings begin. columns: int64 [postings], the answers that carry the token. shares: fp32 [postings].
+
+    size: answers. The parameter `weight`: fp32 [tokens].
+    """
+
+    first: Tensor
+    columns: Tensor
+    shares: Tensor
+
+    def __init__(self, first: Tensor, columns: Tensor, shares: Tensor, weight: Tensor, size: int):
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(weight)
+        for name, held in (("first", first), ("columns", columns), ("shares", shares)):
+            self.register_buffer(name, held, persistent=False)  # of the catalogue: made anew with the model, and kept by `kept`
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], columns: np.ndarray, tokens: int, size: int) -> "Words":
+        """texts: the words of each item, as tokens < `tokens`. columns: int [items], the answer that is each item."""
+        lengths = np.array([len(text) for text in texts])
+        counted = sparse.coo_matrix(
+            (np.ones(lengths.sum(), np.float32), (np.concatenate([np.empty(0, np.int64), *texts]).astype(np.int64), np.repeat(columns, lengths))), (tokens, size)
+        ).tocsr()
+        counted.sum_duplicates()
+        carriers, items = np.diff(counted.indptr), max(len(texts), 1)
+        length = np.zeros(size, np.float32)
+        length[columns] = lengths / max(lengths.mean() if len(texts) else 0.0, 1e-9)
+        counted.data = counted.data * (K1 + 1) / (counted.data + K1 * (1 - B + B * length[counted.indices]))
+        useful = carriers <= COMMON * items
+        useful[: UNKNOWN + 1] = False
+        held = sparse.diags(useful.astype(np.float32)) @ counted
+        held.eliminate_zeros()
+        idf = np.where(carriers > 0, np.log1p((items - carriers + 0.5) / (carriers + 0.5)), 0.0)
+        parts = (held.indptr.astype(np.int64), held.indices.astype(np.int64), held.data.astype(np.float32), idf.astype(np.float32))
+        return cls(*map(torch.from_numpy, parts), size)
+
+    @classmethod
+    def loaded(cls, weights: Mapping[str, Tensor], size: int) -> "Words":
+        """From what `kept` gave."""
+        held = {name: weights[PREFIX + name] for name in ("first", "columns", "shares", "weight")}
+        made = cls(held["first"], held["columns"].long(), held["shares"], held["weight"], size)
+        return made.requires_grad_(False)
+
+    def kept(self) -> dict[str, Tensor]:
+        """What the artifact keeps besides the parameter: 8 bytes a posting, where they are fewer than 2^31."""
+        return {f"{PREFIX}first": self.first, f"{PREFIX}columns": self.columns.int(), f"{PREFIX}shares": self.shares}
+
+    def forward(self, source: Tensor) -> Tensor:
+        """source: int64 [B, T], prompts; of tokens that are no words, nothing is known. Returns fp32 [B, size]."""
+        row, place = (source < len(self.weight)).nonzero(as_tuple=True)
+        token = source[row, place]
+        begin, many = self.first[token], self.first[token + 1] - self.first[token]
+        at = torch.arange(int(many.sum()), device=source.device) + (begin - many.cumsum(0) + many).repeat_interleave(many)
+        cells = (row * self.size).repeat_interleave(many) + self.columns[at]
+        told = self.weight[token].repeat_interleave(many) * self.shares[at]
+        return torch.zeros(len(source) * self.size, device=source.device).index_add(0, cells, told).view(len(source), self.size)
