@@ -19,7 +19,7 @@ from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
 from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import Vocabulary
-from model.words import Words
+from model.words import Words, carried
 
 
 class UnifiedTraining(Training):
@@ -89,7 +89,7 @@ class UnifiedTraining(Training):
 
     def words_of_items(self, first_answer: int) -> Words:
         vocabulary = self.vocabulary
-        texts = vocabulary.encode(corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
+        texts = carried(vocabulary, corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
         columns = vocabulary.item_tokens[vocabulary.view("search")][:, 0] - first_answer
         return Words.of(texts, columns, vocabulary.text_size, vocabulary.size - first_answer)
 

@@ -2,8 +2,8 @@
 
 Encoder reads a prompt, decoder names an item: `[B, T] prompt tokens → [B, levels] identifier tokens`. The softmax runs over the
 identifier tokens (Penha et al. 2024: with atomic identifiers, one softmax over items), or over the whole vocabulary, and an answer may then be text
-(Shi et al. 2025); where it is told what has been said of an identifier, over what may follow (`model.valid`). What a prompt's words tell of the items may be added
-(`model.words`). Knows no table, no file and no task.
+(Shi et al. 2025); where it is told what has been said of an identifier, over what may follow (`model.valid`).
+What a prompt's words tell of the items may be added (`model.words`). Knows no table, no file and no task.
 """
 
 from collections.abc import Sequence

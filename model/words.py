@@ -13,10 +13,19 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from model.plurals import in_singular
+from model.vocabulary import Vocabulary
+
 K1, B = 1.5, 0.75  # as bm25s has them
 COMMON = 0.5  # a word of more than this share of the items tells them not apart: its postings would be most of the work
 UNKNOWN = 2  # <pad>, </s> and <unk> are no words
 PREFIX = "words."
+
+
+def carried(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """The tokens of each text, at most `limit`, and those of its words in the singular: who asks for a doll finds dolls."""
+    pairs = zip(vocabulary.encode(texts, limit), vocabulary.encode([in_singular(text) for text in texts], limit), strict=True)
+    return [tokens + sorted(set(single) - set(tokens)) for tokens, single in pairs]
 
 
 class Words(nn.Module):
@@ -40,10 +49,8 @@ class Words(nn.Module):
     def of(cls, texts: Sequence[Sequence[int]], columns: np.ndarray, tokens: int, size: int) -> "Words":
         """texts: the words of each item, as tokens < `tokens`. columns: int [items], the answer that is each item."""
         lengths = np.array([len(text) for text in texts])
-        counted = sparse.coo_matrix(
-            (np.ones(lengths.sum(), np.float32), (np.concatenate([np.empty(0, np.int64), *texts]).astype(np.int64), np.repeat(columns, lengths))), (tokens, size)
-        ).tocsr()
-        counted.sum_duplicates()
+        words = np.concatenate([np.empty(0, np.int64), *texts]).astype(np.int64)
+        counted = sparse.csr_matrix((np.ones(len(words), np.float32), (words, np.repeat(columns, lengths))), shape=(tokens, size))
         carriers, items = np.diff(counted.indptr), max(len(texts), 1)
         length = np.zeros(size, np.float32)
         length[columns] = lengths / max(lengths.mean() if len(texts) else 0.0, 1e-9)

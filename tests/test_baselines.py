@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from worlds import ITEMS, WORDS
 
 from jobs import baselines
-from udfs.bm25 import best, singular
+from model.plurals import singular
+from udfs.bm25 import best
 
 DAY = datetime(2026, 1, 10)
 TRAIN = "task string, user_id string, query string, target_item_id string, event_ts timestamp"

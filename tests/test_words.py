@@ -15,7 +15,8 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import rank, train, trie
 from model.decode import Constraint, beam_search
-from model.words import COMMON, K1, Words
+from model.vocabulary import Vocabulary, train_tokenizer
+from model.words import COMMON, K1, Words, carried
 
 TOKENS = 20  # as `sources` draws them
 TEXTS = st.lists(st.lists(st.integers(3, TOKENS - 1), max_size=8), min_size=2, max_size=9)
@@ -54,6 +55,13 @@ def test_training_and_answers_have_the_same_probabilities(texts: list[list[int]]
             losses = model(source[row].expand(len(texts), -1), start[row].expand(len(texts), -1), TOKENS + items)
         np.testing.assert_allclose(scores[row], -losses[leaves[row]], atol=1e-4)
     np.testing.assert_allclose(scores.exp().sum(dim=1), 1, atol=1e-4)
+
+
+def test_a_singular_finds_the_plural() -> None:
+    vocabulary = Vocabulary.build(train_tokenizer(["dolls doll houses house us"] * 2, 400), 400, {"joint": np.arange(3)[:, None]})
+    doll, house, us = vocabulary.encode(["doll", "house", "us"], 9)
+    texts = carried(vocabulary, ["Dolls & houses", "doll house", "us"], 9)
+    assert set(doll + house) < set(texts[0]) and sorted(texts[1]) == sorted(doll + house) and texts[2] == us
 
 
 def test_weights_are_learned() -> None:

@@ -2,7 +2,7 @@
 
     queries.mapInPandas(searcher(index, weight, depth), FOUND)
 
-Words are lower-cased, at least two letters long, without English stop words, and plurals are stripped (Harman's S-stemmer, 1991): queries
+Words are lower-cased, at least two letters long, without English stop words, and plurals are stripped (`model.plurals`): queries
 written in the singular ("toy board game") must find category names in the plural ("Toys & Games").
 """
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from model.plurals import singular
+
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
@@ -19,17 +21,6 @@ if TYPE_CHECKING:
 
 FOUND = "query string, rank int, item_id string, score double"
 TRIED = "weight double, gain double, n bigint"
-
-
-def singular(word: str) -> str:
-    """The first rule whose ending fits decides, and may decide to leave the word as it is."""
-    if len(word) < 3 or not word.endswith("s"):
-        return word
-    if word.endswith("ies"):
-        return word if word[-4:-3] in ("e", "a") else word[:-3] + "y"
-    if word.endswith("es"):
-        return word if word[-3:-2] in ("a", "e", "o") else word[:-1]
-    return word if word[-2] in ("u", "s") else word[:-1]
 
 
 def words(texts: list[str]) -> list[list[str]]:
