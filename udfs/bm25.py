@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from model.plurals import singular
-
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
@@ -25,6 +23,8 @@ TRIED = "weight double, gain double, n bigint"
 
 def words(texts: list[str]) -> list[list[str]]:
     import bm25s
+
+    from model.plurals import singular
 
     stem = lambda found: [singular(word) for word in found]  # noqa: E731
     return bm25s.tokenize(texts, stopwords="english", stemmer=stem, return_ids=False, show_progress=False)
