@@ -199,8 +199,9 @@ class Train(Section):
     softmax: Literal["all", "valid"] = Field(
         default="valid", description="of a code, over all tokens that an answer may hold (the papers), or over those that may follow in the catalogue"
     )
-    words: bool = Field(
-        default=True, description="names of one token: the words that a query and an item's text share add to its logit, by learned weights that begin as BM25"
+    pointers: bool = Field(
+        default=True,
+        description="names of one token: a word of the query adds to the logits of the items whose text holds it (at first as in BM25), an item had to its own",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")

@@ -134,7 +134,7 @@ def fits(parent: Row, config: Config) -> bool:
     if RECIPES[config.train.recipe].second_stage:
         return False  # its first stage may name other items: words, slots and views begin anew
     held, new = json.loads(parent["config"]), config.model_dump(mode="json")
-    same_train = all(held["train"].get(key) == new["train"][key] for key in ("recipe", "backbone", "tasks", "tied", "words"))
+    same_train = all(held["train"].get(key) == new["train"][key] for key in ("recipe", "backbone", "tasks", "tied", "pointers"))
     return same_train and held["identifiers"] == new["identifiers"]
 
 

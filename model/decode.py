@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.pointers import Pointed
 from model.products import by_onednn, product
 from model.trie import Trie
 from model.vocabulary import PAD
@@ -137,8 +138,8 @@ class Decoder:
         places = torch.empty(0, dtype=torch.int64, device=x.device)
         return Past([(none, none)] * self.config["num_decoder_layers"], places, places.new_empty(*x.shape[:2], 0, dtype=torch.bool))
 
-    def step(self, x: Tensor, place: int, past: Past, cross: list[Attention], mask: Tensor, told: Tensor | None = None) -> tuple[Tensor, Past]:
-        """x: [B, K, d_model], the rows of the beams' last tokens. place: how many tokens came before. told: fp32 [B, answer tokens], added to the logits.
+    def step(self, x: Tensor, place: int, past: Past, cross: list[Attention], mask: Tensor, pointed: Pointed | None = None) -> tuple[Tensor, Past]:
+        """x: [B, K, d_model], the rows of the beams' last tokens. place: how many tokens came before. pointed: added to the logits of one beam.
 
         Returns log-probabilities [B, K, answer tokens], fp32, and the past with these tokens.
         """
@@ -157,7 +158,9 @@ class Decoder:
             x = x + self.attend(f"{name}.1.EncDecAttention", query, cross_k, cross_v, mask)
             x = self.feed_forward(f"{name}.2", x)
         logits = self.linear(self.norm("decoder.final_", x) * self.scale, HEAD).float()
-        return (logits if told is None else logits + told[:, None]).log_softmax(-1), Past(layers, places, line)
+        if pointed is not None:
+            logits.view(-1).index_add_(0, *pointed)
+        return logits.log_softmax(-1), Past(layers, places, line)
 
 
 class Constraint:
@@ -202,13 +205,13 @@ def beam_search(
     closing: Sequence[int] = (),
     candidates: Tensor | None = None,
     among: str = "all",
-    told: Tensor | None = None,
+    pointed: Pointed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """source: int64 [B, T]. start: int64 [B, levels], what the decoder begins with. excluded: int64 [B, E] leaves not to be answered (-1: none).
 
     opening, closing: tokens before and after every identifier. candidates: int64 [B, C], the only leaves that a row may be answered (-1: none); all for
     None. among: one of AMONG, over what probabilities are taken; ValueError for another. A PAD in an identifier is its end: it costs nothing.
-    told: fp32 [B, answer tokens], added to the logits of an identifier's tokens (`model.words`).
+    pointed: what the prompts point at, of identifiers of one token (`model.pointers`).
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
     if among not in AMONG:
@@ -225,7 +228,7 @@ def beam_search(
         scores = scores + log_probs[..., token - first] if among == "all" else scores
         x, place = shared[token].expand_as(x), place + 1
     for level in range(constraint.depth):
-        log_probs, past = decoder.step(x, place, past, cross, mask, told)
+        log_probs, past = decoder.step(x, place, past, cross, mask, pointed)
         child, column, exists = constraint.children(level, nodes)
         open_ = exists & constraint.alive[level][child]
         if reached is not None:

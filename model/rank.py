@@ -15,10 +15,10 @@ from torch import Tensor
 from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
+from model.pointers import PREFIX, Pointers
 from model.prompts import Ask
 from model.recipes import RECIPES, SERVED
 from model.vocabulary import EOS, PAD, Vocabulary
-from model.words import PREFIX, Words
 
 if TYPE_CHECKING:
     from model.two_stage import TwoStage
@@ -46,7 +46,7 @@ class Ranker:
         precision = PRECISIONS[config["answer_precision"]]
         self.decoder = Decoder({name.removeprefix("t5."): tensor for name, tensor in weights.items()}, config["t5"], first_answer, precision)
         self.device = self.decoder.head.device
-        self.words = Words.loaded(weights, len(self.decoder.head)) if f"{PREFIX}weight" in weights else None
+        self.pointers = Pointers.loaded(weights, len(self.decoder.head)) if f"{PREFIX}weight" in weights else None
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
@@ -161,8 +161,8 @@ class Ranker:
             begin = torch.from_numpy(np.stack([phrasing.start(asks[i]) for i in batch])).to(self.device)
             blocked = pad([excluded[i] for i in batch], self.device, value=-1) if excluded is not None else None
             only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
-            told = self.words(source) if self.words and task != "recommend" else None  # whose prompt has no words: nothing to add up
-            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among, told)
+            pointed = self.pointers(source) if self.pointers else None
+            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among, pointed)
             leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
             for i, row, value in zip(chosen, leaves, scores, strict=True):
                 found = np.isfinite(value)

@@ -14,12 +14,12 @@ from model.derived import derived
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
 from model.phrasings import phrasing_of
+from model.pointers import Pointers, carried
 from model.rank import Ranker
 from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
 from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import Vocabulary
-from model.words import Words, carried
 
 
 class UnifiedTraining(Training):
@@ -65,8 +65,8 @@ class UnifiedTraining(Training):
             model = from_checkpoint(settings["backbone"], *shape)
         if settings["softmax"] == "valid" and vocabulary.depth > 1:  # with one token per item all of them may follow
             model.valid = Valid(vocabulary)
-        if settings["words"] and vocabulary.depth == 1 and "search" in self.tasks:
-            model.words = self.words_of_items(model.first_answer)
+        if settings["pointers"] and vocabulary.depth == 1 and not self.phrasing.whole_vocabulary:
+            model.pointers = self.pointers()
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
         if self.spec["parent"]:
@@ -87,14 +87,14 @@ class UnifiedTraining(Training):
         for embedding in {id(p): p for p in (weight, model.t5.lm_head.weight)}.values():
             embedding[known] = rows[known].to(embedding.dtype)
 
-    def words_of_items(self, first_answer: int) -> Words:
+    def pointers(self) -> Pointers:
         vocabulary = self.vocabulary
         texts = carried(vocabulary, corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
-        columns = vocabulary.item_tokens[vocabulary.view("search")][:, 0] - first_answer
-        return Words.of(texts, columns, vocabulary.text_size, vocabulary.size - first_answer)
+        columns = vocabulary.item_tokens[vocabulary.view("search")][:, 0] - vocabulary.text_size
+        return Pointers.of(texts, columns, vocabulary.text_size, vocabulary.size - vocabulary.text_size)
 
     def kept(self) -> dict[str, torch.Tensor]:
-        return artifact.weights_of(self.model) | (self.model.words.kept() if self.model.words else {})
+        return artifact.weights_of(self.model) | (self.model.pointers.kept() if self.model.pointers else {})
 
     def config(self) -> dict[str, Any]:
         told = {"t5": self.model.shape(), "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}

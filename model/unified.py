@@ -3,7 +3,7 @@
 Encoder reads a prompt, decoder names an item: `[B, T] prompt tokens → [B, levels] identifier tokens`. The softmax runs over the
 identifier tokens (Penha et al. 2024: with atomic identifiers, one softmax over items), or over the whole vocabulary, and an answer may then be text
 (Shi et al. 2025); where it is told what has been said of an identifier, over what may follow (`model.valid`).
-What a prompt's words tell of the items may be added (`model.words`). Knows no table, no file and no task.
+What stands in a prompt may point at items (`model.pointers`). Knows no table, no file and no task.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model import attention
 from model.decode import start_rows
 from model.dropout import replace_dropout
+from model.pointers import Pointers
 from model.slots import embed, sight
 from model.valid import FREE, Valid
 from model.vocabulary import EOS, PAD
-from model.words import Words
 
 # d_model, d_ff, d_kv, heads, encoder layers, decoder layers. small and base are T5's published sizes.
 SIZES = {"micro": (64, 128, 16, 4, 2, 1), "tiny": (128, 256, 32, 4, 2, 1), "small": (512, 2048, 64, 8, 6, 6), "base": (768, 3072, 64, 12, 12, 12)}
@@ -28,7 +28,7 @@ INITIAL_STD = 0.1  # T5's own 1.0 lets random item rows drown the blocks on logs
 
 class UnifiedModel(nn.Module):
     """text_size: rows before the identifier tokens; level_sizes: identifier tokens per level. first_answer: row where the softmax begins, 0 or text_size.
-    valid: of the catalogue, for a softmax over what may follow; else None. words: of identifiers of one token, for a term of their logits; else None."""
+    valid: of the catalogue, for a softmax over what may follow; else None. pointers: to identifiers of one token; else None."""
 
     def __init__(self, backbone: T5ForConditionalGeneration, text_size: int, level_sizes: Sequence[int], whole_vocabulary: bool = False):
         super().__init__()
@@ -37,7 +37,7 @@ class UnifiedModel(nn.Module):
         self.level_sizes = tuple(level_sizes)
         self.first_answer = 0 if whole_vocabulary else text_size
         self.valid: Valid | None = None
-        self.words: Words | None = None
+        self.pointers: Pointers | None = None
         replace_dropout(self.t5)
         self.t5.set_attn_implementation(attention.NAME)
 
@@ -58,10 +58,10 @@ class UnifiedModel(nn.Module):
         if nodes is not None:
             bound, said = said & (nodes >= 0), said & (nodes == FREE)
             losses[bound] = self.valid(self.scaled(hidden[bound]), nodes[bound], target[bound], self.t5.lm_head.weight, label_smoothing)
-        logits = self.logits(hidden[said])
-        if self.words is not None:
-            logits = logits + self.words(source)  # an answer is one token: a row each
-        losses[said] = F.cross_entropy(logits.float(), target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
+        logits = self.logits(hidden[said]).float()
+        if self.pointers is not None:  # an answer is one token: a row each
+            logits = logits.flatten().index_add(0, *self.pointers(source)).view_as(logits)
+        losses[said] = F.cross_entropy(logits, target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
         return losses.sum(dim=1)
 
     def first_step(self, source: Tensor, slots: Tensor) -> Tensor:

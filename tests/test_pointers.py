@@ -1,4 +1,4 @@
-"""What a query's words tell of an item: BM25 before training, the same in training and in answers, and items found by name that nobody searched."""
+"""Pointers: BM25 before training, the same in training and in answers, items found by name that nobody searched, and none twice where nobody comes back."""
 
 import json
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import rank, train, trie
 from model.decode import Constraint, beam_search
+from model.pointers import COMMON, K1, Pointers, carried
 from model.vocabulary import Vocabulary, train_tokenizer
-from model.words import COMMON, K1, Words, carried
 
 TOKENS = 20  # as `sources` draws them
 TEXTS = st.lists(st.lists(st.integers(3, TOKENS - 1), max_size=8), min_size=2, max_size=9)
@@ -27,8 +27,9 @@ TEXTS = st.lists(st.lists(st.integers(3, TOKENS - 1), max_size=8), min_size=2, m
 def test_before_training_it_is_bm25(texts: list[list[int]], query: list[int]) -> None:
     """The library's numbers times K1 + 1, in the order of the answers; but for words that most items carry, and for tokens that are no words."""
     columns = np.random.default_rng(len(texts)).permutation(len(texts))
-    told = Words.of(texts, columns, TOKENS, len(texts))(torch.tensor([query, [1] * len(query)])).detach().numpy()
-    few = [token for token in query if token < TOKENS and 0 < sum(token in text for text in texts) <= COMMON * len(texts)]
+    query = [token for token in query if token < TOKENS + len(texts)]
+    told = added(Pointers.of(texts, columns, TOKENS, len(texts)), torch.tensor([[4, *query], [1] * (len(query) + 1)])).numpy()
+    few = [token for token in [4, *query] if token < TOKENS and 0 < sum(token in text for text in texts) <= COMMON * len(texts)]
     expected = np.zeros(len(texts), np.float32)
     if few:
         index = bm25s.BM25(method="lucene", k1=K1)
@@ -43,13 +44,16 @@ def test_before_training_it_is_bm25(texts: list[list[int]], query: list[int]) ->
 def test_training_and_answers_have_the_same_probabilities(texts: list[list[int]], seed: int) -> None:
     """Every item's score is minus its training loss, of learned weights too; they sum to 1; so does what an artifact kept."""
     model = random_model(level_sizes=(len(texts),))
-    model.words = Words.of(texts, np.arange(len(texts)), TOKENS, len(texts))
+    model.pointers = Pointers.of(texts, np.arange(len(texts)), TOKENS, len(texts))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        model.words.weight += torch.randn(TOKENS, generator=torch.Generator().manual_seed(seed))
+        for parameter in model.pointers.parameters():
+            parameter += torch.randn(TOKENS, generator=generator)
     source, start, items = sources(2, 12), torch.zeros(2, 1, dtype=torch.int64), torch.arange(len(texts))[:, None]
-    kept = Words.loaded({f"words.{name}": held for name, held in model.words.named_parameters()} | model.words.kept(), len(texts))
+    source[:, 3:5] = TOKENS + torch.randint(len(texts), (2, 2), generator=generator)  # a history, in which an item may stand twice
+    kept = Pointers.loaded({f"pointers.{name}": held for name, held in model.pointers.named_parameters()} | model.pointers.kept(), len(texts))
     constraint = Constraint(trie.build(items.numpy()), [0])
-    leaves, scores = beam_search(decoder_of(model), constraint, source, start, len(texts), len(texts), told=kept(source))
+    leaves, scores = beam_search(decoder_of(model), constraint, source, start, len(texts), len(texts), pointed=kept(source))
     for row in range(2):
         with torch.no_grad():
             losses = model(source[row].expand(len(texts), -1), start[row].expand(len(texts), -1), TOKENS + items)
@@ -64,29 +68,51 @@ def test_a_singular_finds_the_plural() -> None:
     assert set(doll + house) < set(texts[0]) and sorted(texts[1]) == sorted(doll + house) and texts[2] == us
 
 
+def added(pointers: Pointers, source: torch.Tensor) -> torch.Tensor:
+    """fp32 [B, size]: what is added to logits."""
+    return torch.zeros(len(source) * pointers.size).index_add(0, *pointers(source)).view(len(source), -1).detach()
+
+
 def test_weights_are_learned() -> None:
-    """A loss on one answer raises the weight of the word that it alone carries, and leaves the words of no query."""
-    words = Words.of([[3], [4], [5]], np.arange(3), TOKENS, 3)
-    torch.nn.functional.cross_entropy(words(torch.tensor([[3, 4]])), torch.tensor([0])).backward()
-    assert words.weight.grad is not None and words.weight.grad[3] < 0 < words.weight.grad[4] and not words.weight.grad[5:].any()
+    """A loss on one answer raises the weight of the word that it alone carries, and lowers that of what was had; other words and tasks stay."""
+    pointers = Pointers.of([[5], [6], [7]], np.arange(3), TOKENS, 3)
+    logits = torch.zeros(3).index_add(0, *pointers(torch.tensor([[3, 5, 6, TOKENS + 2]])))
+    torch.nn.functional.cross_entropy(logits[None], torch.tensor([0])).backward()
+    weight, again = pointers.weight.grad, pointers.again.grad
+    assert weight is not None and again is not None
+    assert weight[5] < 0 < weight[6] and not weight[7:].any() and not weight[:5].any()
+    assert again[3] > 0 and not again[4:].any() and not again[:3].any()
+
+
+def test_whether_people_come_back_is_learned_by_task(tmp_path: Path) -> None:
+    """Nobody buys twice, everybody searches what they had: answers of one task leave out the history, those of the other are of it."""
+    rows = [row for row in checkerboard_rows() if len({act["item_id"] for act in row["history"]}) == 6 or row["task"] == "recommend"]
+    rows = [row | ({"target_item_id": row["history"][0]["item_id"], "query": "thing"} if row["task"] == "search" else {}) for row in rows if row["history"]]
+    rows = [row for row in rows if row["task"] == "search" or row["target_item_id"] not in {act["item_id"] for act in row["history"]}]
+    write_lake(tmp_path, rows)
+    (tmp_path / "spec.json").write_text(json.dumps(training_spec(tmp_path, epochs=8, history_in_search=1.0)))
+    assert train.main([str(tmp_path / "spec.json")]) == 0
+    ranker = rank.load(str(tmp_path / "artifact"))
+    weights = {task: float(ranker.pointers.again[ranker.vocabulary.task_tokens(task)[0]]) for task in ("recommend", "search")}
+    assert weights["recommend"] < 0 < weights["search"]
 
 
 @pytest.mark.parametrize("scheme", ["atomic", "semantic"])
 def test_items_that_nobody_searched_are_found_by_name(tmp_path: Path, scheme: str) -> None:
-    """A third of the twelve is never searched: by the words all are found, without them those alone that were."""
+    """A third of the twelve is never searched: with pointers all are found, without them those alone that were."""
     unsearched = ITEMS[::3]
     rows = [row for row in checkerboard_rows() if row["task"] == "recommend" or row["target_item_id"] not in unsearched]
-    found = {words: first_by_name(tmp_path / str(words), rows, scheme, words) for words in (True, False)}
+    found = {pointers: first_by_name(tmp_path / str(pointers), rows, scheme, pointers) for pointers in (True, False)}
     seen = [item for item in ITEMS if item not in unsearched]
     assert [item for item, by_name in zip(ITEMS, found[False], strict=True) if item == by_name] == seen
-    # A name of several tokens has no term of its own: the setting changes nothing there.
+    # Nothing points at a name of several tokens: the setting changes nothing there.
     assert found[True] == (ITEMS if scheme == "atomic" else found[False])
 
 
-def first_by_name(root: Path, rows: Sequence[dict], scheme: str, words: bool) -> list[str]:
+def first_by_name(root: Path, rows: Sequence[dict], scheme: str, pointers: bool) -> list[str]:
     codes = np.arange(12)[:, None] if scheme == "atomic" else np.stack(np.divmod(np.arange(12), 4), axis=1)
     write_lake(root, list(rows), codes, scheme)
-    (root / "spec.json").write_text(json.dumps(training_spec(root, scheme, words=words, epochs=15)))
+    (root / "spec.json").write_text(json.dumps(training_spec(root, scheme, pointers=pointers, epochs=15)))
     assert train.main([str(root / "spec.json")]) == 0
     ranker = rank.load(str(root / "artifact"))
     answers = ranker.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1, beams=12)
