@@ -84,7 +84,8 @@ class Pointers(nn.Module):
         begin, many = self.first[token], self.first[token + 1] - self.first[token]
         at = torch.arange(int(many.sum()), device=source.device) + (begin - many.cumsum(0) + many).repeat_interleave(many)
         carriers = (row * self.size).repeat_interleave(many) + self.columns[at]
-        told = self.weight[token].repeat_interleave(many) * self.shares[at]
+        # index_select, not [ ]: whose gradient is added up by all threads at once from 32,768 rows on, another sum every time.
+        told = self.weight.index_select(0, token).repeat_interleave(many) * self.shares[at]
         owner, place = (source >= words).nonzero(as_tuple=True)
         had = owner * self.size + source[owner, place] - words
-        return torch.cat([carriers, had]), torch.cat([told, self.again[source[owner, 0]]])
+        return torch.cat([carriers, had]), torch.cat([told, self.again.index_select(0, source[owner, 0])])

@@ -84,6 +84,22 @@ def test_weights_are_learned() -> None:
     assert again[3] > 0 and not again[4:].any() and not again[:3].any()
 
 
+def test_gradients_are_the_same_every_time() -> None:
+    """To the bit, of a batch so large that threads share the work: a training that goes on must end where one that was never stopped does."""
+    rng = np.random.default_rng(0)
+    pointers = Pointers.of([rng.integers(5, 500, 12).tolist() for _ in range(2000)], np.arange(2000), 500, 2000)
+    prompts = [np.full((1024, 1), 3), rng.integers(5, 500, (1024, 40)), 500 + rng.integers(0, 2000, (1024, 60))]
+    source, wanted = torch.from_numpy(np.concatenate(prompts, axis=1)), torch.randn(1024 * 2000, generator=torch.Generator().manual_seed(1))
+    threads, gradients = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    for _ in range(6):
+        pointers.zero_grad()
+        (torch.zeros(1024 * 2000).index_add(0, *pointers(source)) @ wanted).backward()
+        gradients.append(torch.stack([parameter.grad for parameter in pointers.parameters()]))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(each, gradients[0]) for each in gradients)
+
+
 def test_whether_people_come_back_is_learned_by_task(tmp_path: Path) -> None:
     """Nobody buys twice, everybody searches what they had: answers of one task leave out the history, those of the other are of it."""
     rows = [row for row in checkerboard_rows() if len({act["item_id"] for act in row["history"]}) == 6 or row["task"] == "recommend"]
