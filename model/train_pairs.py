@@ -21,10 +21,10 @@ import pyarrow as pa
 import torch
 
 from model import artifact, corpus, data, initial, lightgcn, negatives, pairs
+from model.candidates import Candidates, FirstStage
 from model.gensr import GenSR, look_for_alike
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
-from model.offers import FirstStage, Offers
 from model.pairs import Drawing, Requests
 from model.questions import TASKS, Form, Prompts, text_rows
 from model.recipes import RECIPES
@@ -49,11 +49,11 @@ class PairTraining(Training):
         self.prompts = Prompts(self.vocabulary, self.form, limit)
         (self.train, learnt), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
         drawn = self.draw_valid(valid)
-        self.valid, self.first, self.offered = valid.take(drawn), None, None
+        self.valid, self.first, self.candidates = valid.take(drawn), None, None
         if "candidates" in spec:
             self.asked = learnt
             self.first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
-            self.offered = self.first.offers(asked.take(pa.array(drawn)), spec["depth"])
+            self.candidates = self.first.candidates(asked.take(pa.array(drawn)), spec["depth"])
         missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
         if missing or not len(self.train):
             raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
@@ -126,7 +126,7 @@ class PairTraining(Training):
         batch = self.train.take(rows)
         answers = None
         if self.first and self.drawing.first:
-            answers, _ = self.first.offers(self.asked.take(pa.array(rows)), self.spec["pairs"]["first_pool"])
+            answers, _ = self.first.candidates(self.asked.take(pa.array(rows)), self.spec["pairs"]["first_pool"])
         candidates = self.drawing.candidates(batch, (self.settings["seed"], 1, self.progress.step, self.rank), answers)
         told = pairs.answer(self.wrapped, self.prompts, batch, candidates, self.spec["history_length"])
         return told.losses.mean() + self.form.weight * told.contrast
@@ -140,12 +140,13 @@ class PairTraining(Training):
             if not len(rows):
                 continue
             held = self.valid.take(rows)
-            if self.offered is None:
+            if self.candidates is None:
                 ranks = self.among_others(scorer, task, held)
             else:
-                items, scores = self.offered
-                offered = items.take(rows), [scores[row] for row in rows]
-                weight, ranks = best_weight(offered, scorer.score(task, list(held.history), list(held.query), list(offered[0])), held.target, self.weights())
+                items, scores = self.candidates
+                candidates = items.take(rows), [scores[row] for row in rows]
+                odds = scorer.score(task, list(held.history), list(held.query), list(candidates[0]))
+                weight, ranks = best_weight(candidates, odds, held.target, self.weights())
                 figures |= {f"{task}_weight": weight} if weight < np.inf else {}
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
         return figures
@@ -161,10 +162,10 @@ class PairTraining(Training):
         return 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
 
 
-def best_weight(offered: Offers, odds: list[np.ndarray], target: np.ndarray, weights: tuple[float, ...]) -> tuple[float, np.ndarray]:
+def best_weight(candidates: Candidates, odds: list[np.ndarray], target: np.ndarray, weights: tuple[float, ...]) -> tuple[float, np.ndarray]:
     """Of `weights` the one (of equal ones the smallest) under which first score + weight · log-odds has the best NDCG@10, and the targets' ranks under it,
-    int64 [n], 0 for one that was not offered. An infinite weight leaves the log-odds alone."""
-    items, scores = offered
+    int64 [n], 0 for one that was no candidate. An infinite weight leaves the log-odds alone."""
+    items, scores = candidates
     tried = []
     for weight in weights:
         ranks = np.zeros(len(target), np.int64)

@@ -37,18 +37,18 @@ class TwoStage:
         """As `Ranker.rank`; of the scores of `order`."""
         depth = max(self.depth, k)
         found = self.first.rank(task, histories, queries, depth, max(beams, depth), exclude, allowed)
-        offered = [{self.item_ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)} for rows, scores in found]
-        told = self.order(task, histories, queries, offered, k)
+        candidates = [{self.item_ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)} for rows, scores in found]
+        told = self.order(task, histories, queries, candidates, k)
         return [(np.array([self.first.rows[item] for item in items], np.int64), scores) for items, scores in told]
 
     def order(
-        self, task: str, histories: Sequence[Sequence[Mapping[str, Any]]], queries: Sequence[str | None], offered: Sequence[Mapping[str, float]], k: int
+        self, task: str, histories: Sequence[Sequence[Mapping[str, Any]]], queries: Sequence[str | None], candidates: Sequence[Mapping[str, float]], k: int
     ) -> list[Ordered]:
-        """offered: each request's candidates with the first stage's score. Returns (item_ids, scores), at most `k`, best first: the first stage's score + the
-        task's weight · the log-odds that the question about an item is answered Yes, or these log-odds alone."""
-        weight, candidates = self.weights.get(task), [list(of) for of in offered]
-        blend = {} if weight is None else {"begun": offered, "weight": weight}
-        return self.second.rank(task, histories, queries, candidates, k, **blend)
+        """candidates: each request's candidates with the first stage's score. Returns (item_ids, scores), at most `k`, best first: the first stage's score +
+        the task's weight · the log-odds that the question about an item is answered Yes, or these log-odds alone."""
+        weight, items = self.weights.get(task), [list(of) for of in candidates]
+        blend = {} if weight is None else {"begun": candidates, "weight": weight}
+        return self.second.rank(task, histories, queries, items, k, **blend)
 
 
 def first_stage(folder: Path, config: Mapping[str, Any]) -> Path:

@@ -89,13 +89,13 @@ def test_stopped_and_started_again_it_ends_at_the_same_weights(lake: Path, tmp_p
 
 
 def test_the_weight_is_the_one_that_validation_likes() -> None:
-    """By hand: the odds know the first request's target and not the second's, which the first stage knows; one target was not offered."""
-    offered = ragged([[0, 1, 2], [0, 1, 2], [0, 1]]), [[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0]]
+    """By hand: the odds know the first request's target and not the second's, which the first stage knows; one target was no candidate."""
+    candidates = ragged([[0, 1, 2], [0, 1, 2], [0, 1]]), [[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0]]
     odds, target = [np.array([0.0, 0.0, 3.0]), np.array([0.0, 0.5, 0.0]), np.zeros(2)], np.array([2, 0, 7])
-    weight, ranks = best_weight(offered, odds, target, (0.0, 1.0, 4.0))
+    weight, ranks = best_weight(candidates, odds, target, (0.0, 1.0, 4.0))
     assert weight == 1.0 and ranks.tolist() == [1, 1, 0]
-    assert best_weight(offered, odds, target, (0.0,))[1].tolist() == [3, 1, 0]
-    assert best_weight(offered, odds, target, (np.inf,))[1].tolist() == [1, 3, 0], "an equal score counts against the target"
+    assert best_weight(candidates, odds, target, (0.0,))[1].tolist() == [3, 1, 0]
+    assert best_weight(candidates, odds, target, (np.inf,))[1].tolist() == [1, 3, 0], "an equal score counts against the target"
 
 
 def test_scores_are_those_of_both_stages(lake: Path) -> None:
@@ -120,7 +120,7 @@ def test_wrong_items_are_the_first_stages_own(lake: Path, new_only: bool) -> Non
     training = PairTraining(pair_spec(lake, lake / "artifact") | {"exclude_seen": new_only})
     rows = np.arange(0, len(training.train), 7)
     asked, batch = training.asked.take(pa.array(rows)), training.train.take(rows)
-    answers, _ = training.first.offers(asked, 6)
+    answers, _ = training.first.candidates(asked, 6)
     drawn = training.drawing.candidates(batch, (1,), answers)
     assert (drawn[:, 0] == batch.target).all() and all(len(set(row)) == len(row) for row in drawn.tolist())
     for i in range(len(rows)):

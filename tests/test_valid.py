@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from test_decode import CODES, STARTS, WHOLE, sources
+from test_decode import CODES, STARTS, random_model, sources
 from tokenizers import Tokenizer, models
 from torch.nn import functional as F
 
@@ -15,6 +15,8 @@ from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import MARKS, Vocabulary
 
 FIRST = 20  # rows of words and marks
+WHOLE = random_model()  # its softmax runs over text and identifiers
+WHOLE.first_answer = 0
 
 
 def vocabulary_of(codes: dict[str, list[tuple[int, ...]]], shared: int = 0) -> Vocabulary:

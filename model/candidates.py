@@ -9,7 +9,7 @@ import torch
 from model.data import Ragged, ragged
 from model.rank import load
 
-Offers = tuple[Ragged, list[list[float]]]
+Candidates = tuple[Ragged, list[list[float]]]
 
 
 class FirstStage:
@@ -21,7 +21,7 @@ class FirstStage:
         self.numbers = [numbers.get(item, -1) for item in self.ranker.item_ids]
         self.exclude_seen = exclude_seen
 
-    def offers(self, rows: pa.Table, depth: int) -> Offers:
+    def candidates(self, rows: pa.Table, depth: int) -> Candidates:
         """rows: task, history, query. Of each the first stage's best items, at most `depth`, and its scores of them; an item that the second stage does not
         know is left out."""
         asked = rows.select(["task", "history", "query"]).to_pylist()
