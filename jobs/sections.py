@@ -199,9 +199,12 @@ class Train(Section):
     softmax: Literal["all", "valid"] = Field(
         default="valid", description="of a code, over all tokens that an answer may hold (the papers), or over those that may follow in the catalogue"
     )
-    pointers: bool = Field(
-        default=True,
-        description="names of one token: a word of the query adds to the logits of the items whose text holds it (at first as in BM25), an item had to its own",
+    pointers: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="names of one token: share of training prompts in which words add to the logits of items whose text holds them, and items to their own; "
+        "above 0 answers have it, too",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")

@@ -105,10 +105,13 @@ class UnifiedTraining(Training):
         rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
         personal = rng.random(len(rows)) < self.settings["history_in_search"]
         draws = rng.integers(0, 1 << 16, len(rows))
-        source, start, target = data.collate(self.train, rows, self.phrasing, personal, draws)
-        parts = [source, start, target] + ([self.followed(rows, draws, target)] if self.model.valid else [])
-        source, start, target, *nodes = (torch.from_numpy(part).to(self.device) for part in parts)
-        return self.wrapped(source, start, target, self.settings["label_smoothing"], *nodes).mean()
+        parts = dict(zip(("source", "start", "target"), data.collate(self.train, rows, self.phrasing, personal, draws), strict=True))
+        if self.model.valid:
+            parts["nodes"] = self.followed(rows, draws, parts["target"])
+        if self.model.pointers:
+            parts["pointing"] = rng.random(len(rows)) < self.settings["pointers"]
+        placed = {name: torch.from_numpy(part).to(self.device) for name, part in parts.items()}
+        return self.wrapped(**placed, label_smoothing=self.settings["label_smoothing"]).mean()
 
     def followed(self, rows: np.ndarray, draws: np.ndarray, target: np.ndarray) -> np.ndarray:
         """int64, as target: the node of `Valid` that each token of an identifier follows; around it all is certain, in a text anything may follow."""

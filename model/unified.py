@@ -41,11 +41,13 @@ class UnifiedModel(nn.Module):
         replace_dropout(self.t5)
         self.t5.set_attn_implementation(attention.NAME)
 
-    def forward(self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0, nodes: Tensor | None = None) -> Tensor:
+    def forward(
+        self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0, nodes: Tensor | None = None, pointing: Tensor | None = None
+    ) -> Tensor:
         """source: int64 [B, T], PAD on the right. start: int64 [B, levels], an item's tokens or PAD. target: int64 [B, longest answer], PAD on the right.
 
         nodes: int64, as target: what each of its tokens follows, by the numbers of `valid`; for None, any token follows anything.
-        Returns each row's loss, fp32 [B], summed over its answer's tokens.
+        pointing: bool [B], whose prompts point at items; all for None. Returns each row's loss, fp32 [B], summed over its answer's tokens.
         """
         shared = self.t5.shared.weight
         answered = torch.cat([start_rows(shared, start)[:, None], F.embedding(target[:, :-1], shared)], dim=1)
@@ -60,7 +62,8 @@ class UnifiedModel(nn.Module):
             losses[bound] = self.valid(self.scaled(hidden[bound]), nodes[bound], target[bound], self.t5.lm_head.weight, label_smoothing)
         logits = self.logits(hidden[said]).float()
         if self.pointers is not None:  # an answer is one token: a row each
-            logits = logits.flatten().index_add(0, *self.pointers(source)).view_as(logits)
+            prompts = source if pointing is None else source.masked_fill(~pointing[:, None], PAD)
+            logits = logits.flatten().index_add(0, *self.pointers(prompts)).view_as(logits)
         losses[said] = F.cross_entropy(logits, target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
         return losses.sum(dim=1)
 

@@ -118,14 +118,14 @@ def test_items_that_nobody_searched_are_found_by_name(tmp_path: Path, scheme: st
     """A third of the twelve is never searched: with pointers all are found, without them those alone that were."""
     unsearched = ITEMS[::3]
     rows = [row for row in checkerboard_rows() if row["task"] == "recommend" or row["target_item_id"] not in unsearched]
-    found = {pointers: first_by_name(tmp_path / str(pointers), rows, scheme, pointers) for pointers in (True, False)}
+    found = {pointers: first_by_name(tmp_path / str(pointers), rows, scheme, pointers) for pointers in (0.5, 0.0)}
     seen = [item for item in ITEMS if item not in unsearched]
-    assert [item for item, by_name in zip(ITEMS, found[False], strict=True) if item == by_name] == seen
+    assert [item for item, by_name in zip(ITEMS, found[0.0], strict=True) if item == by_name] == seen
     # Nothing points at a name of several tokens: the setting changes nothing there.
-    assert found[True] == (ITEMS if scheme == "atomic" else found[False])
+    assert found[0.5] == (ITEMS if scheme == "atomic" else found[0.0])
 
 
-def first_by_name(root: Path, rows: Sequence[dict], scheme: str, pointers: bool) -> list[str]:
+def first_by_name(root: Path, rows: Sequence[dict], scheme: str, pointers: float) -> list[str]:
     codes = np.arange(12)[:, None] if scheme == "atomic" else np.stack(np.divmod(np.arange(12), 4), axis=1)
     write_lake(root, list(rows), codes, scheme)
     (root / "spec.json").write_text(json.dumps(training_spec(root, scheme, pointers=pointers, epochs=15)))
