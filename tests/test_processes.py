@@ -19,7 +19,8 @@ BATCH = 36  # of a process: 648 training rows are 18 whole batches, nine steps o
 def specification(root: Path, batch_size: int) -> Path:
     write_lake(root, checkerboard_rows())
     path = root / "spec.json"
-    path.write_text(json.dumps(training_spec(root, epochs=2, batch_size=batch_size, half_life_days=0)))
+    # Nothing drawn: each process draws for its own rows.
+    path.write_text(json.dumps(training_spec(root, epochs=2, batch_size=batch_size, half_life_days=0, pointers=1.0)))
     return path
 
 
