@@ -14,7 +14,7 @@ from worlds import checkerboard_rows, training_spec, write_lake
 from model import data, train
 
 BATCH = 36  # of a process: 648 training rows are 18 whole batches, nine steps of two
-# Eighteen steps of 1e-3. Where a gradient is nearly nothing, Adam's step is of its rounding: 1.5e-5 in one weight; other rows, or a mean left out, give 9e-3.
+# Eighteen steps of 1e-3. Where a gradient is nearly nothing, Adam's step is of its rounding: 1.5e-5 in one weight; other prompts that point give 9e-3.
 NEAR = 1e-4
 
 
