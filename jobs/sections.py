@@ -200,11 +200,11 @@ class Train(Section):
         default="valid", description="of a code, over all tokens that an answer may hold (the papers), or over those that may follow in the catalogue"
     )
     pointers: float = Field(
-        default=0.5,
+        default=0.0,
         ge=0,
         le=1,
         description="names of one token: share of training prompts in which words add to the logits of items whose text holds them, and items to their own; "
-        "above 0 answers have it, too",
+        "above 0 answers have it, too; for logs of some 100,000 searches (0.5 is good there), a small one does not unlearn where BM25 is wrong",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")

@@ -106,7 +106,7 @@ def test_whether_people_come_back_is_learned_by_task(tmp_path: Path) -> None:
     rows = [row | ({"target_item_id": row["history"][0]["item_id"], "query": "thing"} if row["task"] == "search" else {}) for row in rows if row["history"]]
     rows = [row for row in rows if row["task"] == "search" or row["target_item_id"] not in {act["item_id"] for act in row["history"]}]
     write_lake(tmp_path, rows)
-    (tmp_path / "spec.json").write_text(json.dumps(training_spec(tmp_path, epochs=8, history_in_search=1.0)))
+    (tmp_path / "spec.json").write_text(json.dumps(training_spec(tmp_path, epochs=8, history_in_search=1.0, pointers=0.5)))
     assert train.main([str(tmp_path / "spec.json")]) == 0
     ranker = rank.load(str(tmp_path / "artifact"))
     weights = {task: float(ranker.pointers.again[ranker.vocabulary.task_tokens(task)[0]]) for task in ("recommend", "search")}
