@@ -101,7 +101,7 @@ def test_gradients_are_the_same_every_time() -> None:
 
 
 def test_whether_people_come_back_is_learned_by_task(tmp_path: Path) -> None:
-    """Nobody buys twice, everybody searches what they had: answers of one task leave out the history, those of the other are of it."""
+    """Nobody buys twice, everybody searches what they had: the weight of items had falls for one task and rises for the other."""
     rows = [row for row in checkerboard_rows() if len({act["item_id"] for act in row["history"]}) == 6 or row["task"] == "recommend"]
     rows = [row | ({"target_item_id": row["history"][0]["item_id"], "query": "thing"} if row["task"] == "search" else {}) for row in rows if row["history"]]
     rows = [row for row in rows if row["task"] == "search" or row["target_item_id"] not in {act["item_id"] for act in row["history"]}]

@@ -138,14 +138,14 @@ def by_word(item: int) -> tuple[int, int]:
 
 
 def test_pseudo_queries_find_what_nobody_has_searched(tmp_path: Path) -> None:
-    """Half of the items are first searched on the validation day: a decoder alone knows no word of theirs; with queries made of their texts it finds each."""
+    """Half of the items are first searched on the validation day: bridge alone knows no word of theirs, and with queries made of their texts it finds each."""
     known = [row for row in checkerboard_rows() if row["task"] == "recommend" or row["target_item_id"] in ITEMS[:6] or (DAY - row["ds"]).days < 2]
     found = {}
     for tasks in (["recommend", "search"], ["recommend", "search", "pseudo_search"]):
         root = tmp_path / f"{len(tasks)}"
         root.mkdir()
         write_lake(root, known)
-        (root / "spec.json").write_text(json.dumps(training_spec(root, tasks=tasks, pseudo_per_item=16, pointers=0.0)))
+        (root / "spec.json").write_text(json.dumps(training_spec(root, tasks=tasks, pseudo_per_item=16)))
         assert train.main([str(root / "spec.json")]) == 0
         searched = rank.load(str(root / "artifact")).rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)
         found[len(tasks)] = [ITEMS[items[0]] == item for (items, _), item in zip(searched, ITEMS, strict=True)]
