@@ -12,7 +12,7 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 from delta import DeltaTable, configure_spark_with_delta_pip
-from pyspark import StorageLevel
+from pyspark import SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -34,6 +34,8 @@ def session(config: Config) -> SparkSession:
     running = SparkSession.getActiveSession()
     if running is not None:
         return running
+    if SparkContext._active_spark_context is not None:  # another thread's: given options, getOrCreate would write them into a session in use
+        return SparkSession.builder.getOrCreate()
     # Workers must run this interpreter: another Python on the path gives PYTHON_VERSION_MISMATCH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)

@@ -1,6 +1,7 @@
 """What becomes of a step when a Python worker crashes or hangs, and what a worker may take: one thread, one model, memory of one batch."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import tiny
 from test_recommend import DAY, NAMES, TEXTS, event, write_model, write_world
 
 from jobs import recommend
-from jobs.spark import exists
+from jobs.spark import exists, session
 from jobs.tables import STAGED_RECOMMENDATIONS
 from udfs.rank import ranker
 
@@ -18,6 +19,13 @@ from udfs.rank import ranker
 def test_jars_of_the_configuration_stand_beside_deltas(spark):
     names = {path.rpartition("/")[2] for path in spark.conf.get("spark.jars").split(",")}
     assert "own.jar" in names and any("delta-spark" in name for name in names)
+
+
+def test_a_thread_takes_the_running_session_as_it_is(spark, config):
+    before = spark.conf.getAll
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(session, config.model_copy(update={"spark": config.spark.model_copy(update={"shuffle_partitions": 7})})).result()
+    assert theirs.sparkContext is spark.sparkContext and spark.conf.getAll == before
 
 
 @pytest.mark.fault("R43", "R44")
