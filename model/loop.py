@@ -141,7 +141,7 @@ class Training(ABC):
         warmup = max(1, round(total * settings["warmup_share"]))
         factor = min((step + 1) / warmup, max(0.02, (total - step) / max(1, total - warmup)))
         for group in self.optimizer.param_groups:
-            group["lr"] = settings["learning_rate"] * factor
+            group["lr"] = settings["learning_rate"] * factor * group["pace"]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.loss(rows)
         self.optimizer.zero_grad(set_to_none=True)

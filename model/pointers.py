@@ -19,6 +19,7 @@ from model.vocabulary import Vocabulary
 
 K1, B = 1.5, 0.75  # as bm25s has them
 COMMON = 0.5  # a word of more than this share of the items tells them not apart: its postings would be most of the work
+PACE = 30  # a word's weight begins as high as 9, and AdamW moves it by the learning rate a step: at the model's own, a small log's steps cannot unlearn it
 UNKNOWN = 2  # <pad>, </s> and <unk> are no words
 PREFIX = "pointers."
 

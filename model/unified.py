@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model import attention
 from model.decode import start_rows
 from model.dropout import replace_dropout
-from model.pointers import Pointers
+from model.pointers import PACE, Pointers
 from model.slots import embed, sight
 from model.valid import FREE, Valid
 from model.vocabulary import EOS, PAD
@@ -90,9 +90,12 @@ class UnifiedModel(nn.Module):
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """For AdamW: matrices decay, norms and biases do not."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
+    """For AdamW: matrices decay, norms and biases do not. `pace`: times the learning rate, more for the weights of pointers."""
+    pointing = [p for module in model.modules() if isinstance(module, Pointers) for p in module.parameters()]
+    others = [p for p in model.parameters() if all(p is not each for each in pointing)]
+    decays = {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay, "pace": 1}
+    stays = {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "pace": 1}
+    return [decays, stays] + ([{"params": pointing, "weight_decay": 0.0, "pace": PACE}] if pointing else [])
 
 
 def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: float, tied: bool, whole_vocabulary: bool = False) -> UnifiedModel:
