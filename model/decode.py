@@ -211,11 +211,13 @@ def beam_search(
 
     opening, closing: tokens before and after every identifier. candidates: int64 [B, C], the only leaves that a row may be answered (-1: none); all for
     None. among: one of AMONG, over what probabilities are taken; ValueError for another. A PAD in an identifier is its end: it costs nothing.
-    pointed: what the prompts point at, of identifiers of one token (`model.pointers`).
+    pointed: what the prompts point at (`model.pointers`), of identifiers of one token alone; ValueError for others.
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
     if among not in AMONG:
         raise ValueError(f"among = {among!r}: expected one of {', '.join(AMONG)}")
+    if pointed is not None and (constraint.depth > 1 or opening or closing):
+        raise ValueError(f"pointed: an answer of one token may be pointed at, found {len(opening)} + {constraint.depth} + {len(closing)}")
     rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
     cross, mask = decoder.encode(source)
     nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)

@@ -113,6 +113,21 @@ def test_whether_people_come_back_is_learned_by_task(tmp_path: Path) -> None:
     assert weights["recommend"] < 0 < weights["search"]
 
 
+def test_words_that_mislead_are_unlearned(tmp_path: Path) -> None:
+    """Everybody calls each item by its neighbour's name. In one epoch a word's weight falls by more than AdamW would take it at the model's own rate."""
+    neighbour = dict(zip(ITEMS, np.roll(WORDS, 1).tolist(), strict=True))
+    rows = [row | ({"query": f"thing {neighbour[row['target_item_id']]}"} if row["task"] == "search" else {}) for row in checkerboard_rows()]
+    write_lake(tmp_path, rows)
+    (tmp_path / "spec.json").write_text(json.dumps(training_spec(tmp_path, epochs=1, learning_rate=0.001)))
+    assert train.main([str(tmp_path / "spec.json")]) == 0
+    ranker = rank.load(str(tmp_path / "artifact"))
+    began, steps = np.log1p((12 - 1 + 0.5) / (1 + 0.5)), len(rows) / 64
+    words = [tokens[-1] for tokens in ranker.vocabulary.encode(WORDS, 9)]
+    assert float(ranker.pointers.weight[words].max()) < began - 3 * 0.001 * steps
+    answers = ranker.rank("search", [[]] * 12, [f"thing {neighbour[item]}" for item in ITEMS], 1, beams=12)
+    assert [ranker.item_ids[items[0]] for items, _ in answers] == ITEMS
+
+
 @pytest.mark.parametrize("scheme", ["atomic", "semantic"])
 def test_items_that_nobody_searched_are_found_by_name(tmp_path: Path, scheme: str) -> None:
     """A third of the twelve is never searched: with pointers all are found, without them those alone that were."""

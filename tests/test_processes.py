@@ -9,23 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from worlds import checkerboard_rows, training_spec, write_lake
+from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
-from model import data, train
+from model import data, rank, train
 
 BATCH = 36  # of a process: 648 training rows are 18 whole batches, nine steps of two
 
 
-def specification(root: Path, batch_size: int) -> Path:
+def specification(root: Path, batch_size: int, **settings: float) -> Path:
     write_lake(root, checkerboard_rows())
     path = root / "spec.json"
-    path.write_text(json.dumps(training_spec(root, epochs=2, batch_size=batch_size, half_life_days=0)))
+    path.write_text(json.dumps(training_spec(root, epochs=2, batch_size=batch_size, half_life_days=0, **settings)))
     return path
 
 
-def of_two(root: Path, *launcher: str) -> dict[str, np.ndarray]:
-    """The weights that the launcher's two processes leave."""
-    path = specification(root, BATCH)
+def of_two(root: Path, *launcher: str, pointers: float = 0) -> dict[str, np.ndarray]:
+    """The weights that the launcher's two processes leave. Which prompts point is drawn by each for itself: what two draw, one does not."""
+    path = specification(root, BATCH, pointers=pointers)
     done = subprocess.run([sys.executable, *launcher, str(path)], capture_output=True, text=True, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     return load_file(root / "artifact/model.safetensors")
@@ -44,7 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "batches", pairs)
-        assert train.main([str(specification(root, 2 * BATCH))]) == 0
+        assert train.main([str(specification(root, 2 * BATCH, pointers=0))]) == 0
     return load_file(root / "artifact/model.safetensors")
 
 
@@ -56,6 +56,17 @@ def apart(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
 
 def test_torchrun(tmp_path, alone) -> None:
     assert apart(of_two(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"), alone) < 1e-5
+
+
+def test_pointers_are_learned_by_two(tmp_path) -> None:
+    """A word tells each item from the others: their weights rise above where they began, and each query is answered with what it names."""
+    weights = of_two(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train", pointers=0.5)
+    moved = weights["pointers.weight"] - np.log1p((12 - 1 + 0.5) / (1 + 0.5))
+    ranker = rank.load(str(tmp_path / "artifact"))
+    words = [tokens[-1] for tokens in ranker.vocabulary.encode(WORDS, 9)]
+    assert (moved[words] > 0).all()
+    answers = ranker.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)
+    assert [ranker.item_ids[items[0]] for items, _ in answers] == ITEMS
 
 
 @pytest.mark.slow
