@@ -234,16 +234,19 @@ def batches(examples: Examples, batch_size: int, mixing: Mixing, seed: int, epoc
     return [made[i] for i in order]
 
 
-def collate(examples: Examples, rows: np.ndarray, phrasing: Phrasing, personal: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def asks(examples: Examples, rows: np.ndarray, personal: np.ndarray) -> list[Ask]:
+    """personal: bool [B], whether a search prompt shows the history."""
+    made = [examples.ask(row) for row in rows]
+    return [ask if ask.task != "search" or shown else ask._replace(items=ask.items[:0], searched=()) for ask, shown in zip(made, personal, strict=True)]
+
+
+def collate(asks: Sequence[Ask], phrasing: Phrasing, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """source int64 [B, longest], start int64 [B, levels], target int64 [B, longest], padded with PAD.
 
-    personal: bool [B], whether a search prompt shows the history. draws: int [B], by which a phrasing chooses among its wordings.
+    draws: int [B], by which a phrasing chooses among its wordings.
     """
     sources, starts, targets = [], [], []
-    for row, shown, draw in zip(rows, personal, draws.tolist(), strict=True):
-        ask = examples.ask(row)
-        if ask.task == "search" and not shown:
-            ask = ask._replace(items=ask.items[:0], searched=())
+    for ask, draw in zip(asks, draws.tolist(), strict=True):
         sources.append(phrasing.source(ask, draw))
         starts.append(phrasing.start(ask))
         targets.append(phrasing.target(ask, draw))

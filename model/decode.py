@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.pointers import Pointed
 from model.products import by_onednn, product
 from model.trie import Trie
 from model.vocabulary import PAD
@@ -138,8 +137,8 @@ class Decoder:
         places = torch.empty(0, dtype=torch.int64, device=x.device)
         return Past([(none, none)] * self.config["num_decoder_layers"], places, places.new_empty(*x.shape[:2], 0, dtype=torch.bool))
 
-    def step(self, x: Tensor, place: int, past: Past, cross: list[Attention], mask: Tensor, pointed: Pointed | None = None) -> tuple[Tensor, Past]:
-        """x: [B, K, d_model], the rows of the beams' last tokens. place: how many tokens came before. pointed: added to the logits of one beam.
+    def step(self, x: Tensor, place: int, past: Past, cross: list[Attention], mask: Tensor) -> tuple[Tensor, Past]:
+        """x: [B, K, d_model], the rows of the beams' last tokens. place: how many tokens came before.
 
         Returns log-probabilities [B, K, answer tokens], fp32, and the past with these tokens.
         """
@@ -158,8 +157,6 @@ class Decoder:
             x = x + self.attend(f"{name}.1.EncDecAttention", query, cross_k, cross_v, mask)
             x = self.feed_forward(f"{name}.2", x)
         logits = self.linear(self.norm("decoder.final_", x) * self.scale, HEAD).float()
-        if pointed is not None:
-            logits.view(-1).index_add_(0, *pointed)
         return logits.log_softmax(-1), Past(layers, places, line)
 
 
@@ -205,19 +202,19 @@ def beam_search(
     closing: Sequence[int] = (),
     candidates: Tensor | None = None,
     among: str = "all",
-    pointed: Pointed | None = None,
+    pointed: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """source: int64 [B, T]. start: int64 [B, levels], what the decoder begins with. excluded: int64 [B, E] leaves not to be answered (-1: none).
 
     opening, closing: tokens before and after every identifier. candidates: int64 [B, C], the only leaves that a row may be answered (-1: none); all for
     None. among: one of AMONG, over what probabilities are taken; ValueError for another. A PAD in an identifier is its end: it costs nothing.
-    pointed: what the prompts point at (`model.pointers`), of identifiers of one token alone; ValueError for others.
+    pointed: of each level fp32 [B, nodes], what is added to their logits (`model.spread`); ValueError where probabilities are taken over all tokens.
     Returns leaves int64 [B, n] and scores fp32 [B, n], n ≤ k, best first; a score of -inf marks "no further answer".
     """
     if among not in AMONG:
         raise ValueError(f"among = {among!r}: expected one of {', '.join(AMONG)}")
-    if pointed is not None and (constraint.depth > 1 or opening or closing):
-        raise ValueError(f"pointed: an answer of one token may be pointed at, found {len(opening)} + {constraint.depth} + {len(closing)}")
+    if pointed is not None and among == "all":
+        raise ValueError("pointed, with among = 'all': what is pointed at is added among what may follow; expected valid or open")
     rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
     cross, mask = decoder.encode(source)
     nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)
@@ -230,7 +227,7 @@ def beam_search(
         scores = scores + log_probs[..., token - first] if among == "all" else scores
         x, place = shared[token].expand_as(x), place + 1
     for level in range(constraint.depth):
-        log_probs, past = decoder.step(x, place, past, cross, mask, pointed)
+        log_probs, past = decoder.step(x, place, past, cross, mask)
         child, column, exists = constraint.children(level, nodes)
         open_ = exists & constraint.alive[level][child]
         if reached is not None:
@@ -238,6 +235,8 @@ def beam_search(
         gained = log_probs.gather(-1, column)
         if first == PAD:
             gained = gained.masked_fill(column == PAD, 0.0)
+        if pointed is not None:
+            gained = gained + pointed[level].gather(1, child.flatten(1)).view(child.shape)
         if among != "all":
             over = gained.masked_fill(~(exists if among == "valid" else open_), -torch.inf)
             gained = gained - over.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(gained.dtype).min)

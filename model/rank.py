@@ -15,9 +15,10 @@ from torch import Tensor
 from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
-from model.pointers import PREFIX, Pointers
+from model.pointers import PREFIX, Pointers, pointing
 from model.prompts import Ask
 from model.recipes import RECIPES, SERVED
+from model.spread import Spread
 from model.vocabulary import EOS, PAD, Vocabulary
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ class Ranker:
         precision = PRECISIONS[config["answer_precision"]]
         self.decoder = Decoder({name.removeprefix("t5."): tensor for name, tensor in weights.items()}, config["t5"], first_answer, precision)
         self.device = self.decoder.head.device
-        self.pointers = Pointers.loaded(weights, len(self.decoder.head)) if f"{PREFIX}weight" in weights else None
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
+        self.pointers = Pointers.loaded(weights, len(self.item_ids)) if f"{PREFIX}weight" in weights else None
+        self.spreads = {view: Spread(held).to(self.device) for view, held in self.tries.items()} if self.pointers else {}
         # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
-        self.among = config.get("softmax", "all") if vocabulary.depth > 1 else "all"
+        self.among = "valid" if self.pointers else config.get("softmax", "all") if vocabulary.depth > 1 else "all"
 
     def rank(
         self,
@@ -161,7 +163,9 @@ class Ranker:
             begin = torch.from_numpy(np.stack([phrasing.start(asks[i]) for i in batch])).to(self.device)
             blocked = pad([excluded[i] for i in batch], self.device, value=-1) if excluded is not None else None
             only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
-            pointed = self.pointers(source) if self.pointers else None
+            pointed = None
+            if self.pointers and not text:
+                pointed = self.spreads[self.vocabulary.view(task)](self.pointers(pointing([asks[i] for i in batch]).to(self.device)))
             leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among, pointed)
             leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
             for i, row, value in zip(chosen, leaves, scores, strict=True):

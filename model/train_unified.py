@@ -3,6 +3,7 @@
 Reads corpora, items, item_embeddings and item_identifiers at the versions the specification pins. Knows no checkpoint.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from model.derived import derived
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
 from model.phrasings import phrasing_of
-from model.pointers import Pointers, carried
+from model.pointers import Pointers, carried, pointing
+from model.prompts import Ask
 from model.rank import Ranker
 from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
@@ -63,10 +65,13 @@ class UnifiedTraining(Training):
         else:
             shape = vocabulary.level_sizes, settings["dropout"], vocabulary.text_size, self.phrasing.whole_vocabulary
             model = from_checkpoint(settings["backbone"], *shape)
-        if settings["softmax"] == "valid" and vocabulary.depth > 1:  # with one token per item all of them may follow
+        valid = settings["softmax"] == "valid" and vocabulary.depth > 1  # with one token per item all of them may follow
+        points = settings["pointers"] > 0 and (valid or (vocabulary.depth == 1 and not self.phrasing.whole_vocabulary))
+        if valid or points:
             model.valid = Valid(vocabulary)
-        if settings["pointers"] and vocabulary.depth == 1 and not self.phrasing.whole_vocabulary:
-            model.pointers = self.pointers()
+        if points:
+            texts = carried(vocabulary, corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
+            model.pointers = Pointers.of(texts, vocabulary.text_size)
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
         if self.spec["parent"]:
@@ -87,12 +92,6 @@ class UnifiedTraining(Training):
         for embedding in {id(p): p for p in (weight, model.t5.lm_head.weight)}.values():
             embedding[known] = rows[known].to(embedding.dtype)
 
-    def pointers(self) -> Pointers:
-        vocabulary = self.vocabulary
-        texts = carried(vocabulary, corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
-        columns = vocabulary.item_tokens[vocabulary.view("search")][:, 0] - vocabulary.text_size
-        return Pointers.of(texts, columns, vocabulary.text_size, vocabulary.size - vocabulary.text_size)
-
     def kept(self) -> dict[str, torch.Tensor]:
         return artifact.weights_of(self.model) | (self.model.pointers.kept() if self.model.pointers else {})
 
@@ -105,22 +104,25 @@ class UnifiedTraining(Training):
         rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
         personal = rng.random(len(rows)) < self.settings["history_in_search"]
         draws = rng.integers(0, 1 << 16, len(rows))
-        parts = dict(zip(("source", "start", "target"), data.collate(self.train, rows, self.phrasing, personal, draws), strict=True))
-        if self.model.valid:
-            parts["nodes"] = self.followed(rows, draws, parts["target"])
+        asks = data.asks(self.train, rows, personal)
+        parts = dict(zip(("source", "start", "target"), data.collate(asks, self.phrasing, draws), strict=True))
+        named = [self.phrasing.named(ask.task, draw) for ask, draw in zip(asks, draws.tolist(), strict=True)]
+        if self.model.valid and self.vocabulary.depth > 1:
+            parts["nodes"] = self.followed(asks, named, parts["target"])
+        placed: dict[str, Any] = {name: torch.from_numpy(part) for name, part in parts.items()}
         if self.model.pointers:
-            parts["pointing"] = rng.random(len(rows)) < self.settings["pointers"]
-        placed = {name: torch.from_numpy(part).to(self.device) for name, part in parts.items()}
+            views = list(self.vocabulary.codes)
+            placed["views"] = torch.tensor([views.index(self.vocabulary.view(task)) if task else -1 for task in named])
+            placed["pointing"] = pointing(asks, (rng.random(len(rows)) < self.settings["pointers"]).tolist())
+        placed = {name: part.to(self.device) for name, part in placed.items()}
         return self.wrapped(**placed, label_smoothing=self.settings["label_smoothing"]).mean()
 
-    def followed(self, rows: np.ndarray, draws: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def followed(self, asks: Sequence[Ask], named: Sequence[str | None], target: np.ndarray) -> np.ndarray:
         """int64, as target: the node of `Valid` that each token of an identifier follows; around it all is certain, in a text anything may follow."""
         nodes = np.full(target.shape, FREE)
-        for i, (row, draw) in enumerate(zip(rows, draws.tolist(), strict=True)):
-            task = self.train.tasks[self.train.task[row]]
-            named = self.phrasing.named(task, draw)
-            if named is not None:
-                above, first = self.model.valid.above[self.vocabulary.view(named)][self.train.target[row]], len(self.phrasing.opening(task))
+        for i, (ask, task) in enumerate(zip(asks, named, strict=True)):
+            if task is not None:
+                above, first = self.model.valid.above[self.vocabulary.view(task)][ask.item], len(self.phrasing.opening(ask.task))
                 nodes[i] = CERTAIN
                 nodes[i, first : first + len(above)] = above
         return nodes

@@ -35,6 +35,16 @@ class Trie:
         return Trie(self.tokens, self.first_child, self.items, tuple(alive))
 
 
+def above_leaves(held: Trie) -> list[np.ndarray]:
+    """Of each level, int64 [leaves]: the number of the node that a leaf lies below, or is, among those that answer the level's code."""
+    nodes = np.arange(len(held.items))
+    levels = [nodes]
+    for level in reversed(range(1, held.depth)):
+        nodes = np.searchsorted(held.first_child[level], nodes, side="right") - 1
+        levels.insert(0, nodes)
+    return levels
+
+
 def keys(codes: np.ndarray) -> np.ndarray:
     """int64 [items], in the order of the codes read from the left: one number to sort by took .2 s for a million, columns one after the other .5."""
     key, ceiling = np.zeros(len(codes), np.int64), 1

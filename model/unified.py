@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model import attention
 from model.decode import start_rows
 from model.dropout import replace_dropout
-from model.pointers import PACE, Pointers
+from model.pointers import PACE, Pointers, Pointing
 from model.slots import embed, sight
 from model.valid import FREE, Valid
 from model.vocabulary import EOS, PAD
@@ -28,7 +28,7 @@ INITIAL_STD = 0.1  # T5's own 1.0 lets random item rows drown the blocks on logs
 
 class UnifiedModel(nn.Module):
     """text_size: rows before the identifier tokens; level_sizes: identifier tokens per level. first_answer: row where the softmax begins, 0 or text_size.
-    valid: of the catalogue, for a softmax over what may follow; else None. pointers: to identifiers of one token; else None."""
+    valid: of the catalogue, for a softmax over what may follow; else None. pointers: to items, which need `valid`; else None."""
 
     def __init__(self, backbone: T5ForConditionalGeneration, text_size: int, level_sizes: Sequence[int], whole_vocabulary: bool = False):
         super().__init__()
@@ -42,12 +42,20 @@ class UnifiedModel(nn.Module):
         self.t5.set_attn_implementation(attention.NAME)
 
     def forward(
-        self, source: Tensor, start: Tensor, target: Tensor, label_smoothing: float = 0.0, nodes: Tensor | None = None, pointing: Tensor | None = None
+        self,
+        source: Tensor,
+        start: Tensor,
+        target: Tensor,
+        label_smoothing: float = 0.0,
+        nodes: Tensor | None = None,
+        pointing: Pointing | None = None,
+        views: Tensor | None = None,
     ) -> Tensor:
         """source: int64 [B, T], PAD on the right. start: int64 [B, levels], an item's tokens or PAD. target: int64 [B, longest answer], PAD on the right.
 
         nodes: int64, as target: what each of its tokens follows, by the numbers of `valid`; for None, any token follows anything.
-        pointing: bool [B], whose prompts point at items; all for None. Returns each row's loss, fp32 [B], summed over its answer's tokens.
+        pointing: what of the requests points at items. views: int64 [B], by which of the vocabulary's views each row names one; -1 where it names none.
+        Returns each row's loss, fp32 [B], summed over its answer's tokens.
         """
         shared = self.t5.shared.weight
         answered = torch.cat([start_rows(shared, start)[:, None], F.embedding(target[:, :-1], shared)], dim=1)
@@ -57,13 +65,14 @@ class UnifiedModel(nn.Module):
         ).last_hidden_state
         losses = hidden.new_zeros(target.shape, dtype=torch.float32)
         said = target != PAD
+        told = self.valid.told(self.pointers(pointing), views) if self.pointers is not None else None
         if nodes is not None:
             bound, said = said & (nodes >= 0), said & (nodes == FREE)
-            losses[bound] = self.valid(self.scaled(hidden[bound]), nodes[bound], target[bound], self.t5.lm_head.weight, label_smoothing)
+            rows = bound.nonzero()[:, 0]
+            losses[bound] = self.valid(self.scaled(hidden[bound]), nodes[bound], target[bound], self.t5.lm_head.weight, label_smoothing, told, rows)
         logits = self.logits(hidden[said]).float()
-        if self.pointers is not None:  # an answer is one token: a row each
-            prompts = source if pointing is None else source.masked_fill(~pointing[:, None], PAD)
-            logits = logits.flatten().index_add(0, *self.pointers(prompts)).view_as(logits)
+        if told is not None and nodes is None:  # an answer is one token, and all of them may follow
+            logits = logits + torch.zeros_like(logits).scatter(1, (self.valid.tokens - self.first_answer).expand_as(told), told)
         losses[said] = F.cross_entropy(logits, target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
         return losses.sum(dim=1)
 

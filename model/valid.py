@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import trie
+from model.spread import Spread
 from model.vocabulary import Vocabulary
 
 FREE, CERTAIN = -1, -2  # instead of a node: any token may follow; only this one may
@@ -22,15 +23,13 @@ class Valid(nn.Module):
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
         self.text_size, self.above = vocabulary.text_size, {}
+        self.spreads = nn.ModuleList()  # view by view
         bounds, tokens = [np.zeros(1, np.int64)], []
         for view, codes in vocabulary.codes.items():
-            held, nodes = trie.build(codes), np.arange(len(codes))
-            levels = []
-            for level in reversed(range(held.depth)):
-                nodes = np.searchsorted(held.first_child[level], nodes, side="right") - 1
-                levels.insert(0, nodes)
+            held = trie.build(codes)
+            self.spreads.append(Spread(held))
             places = np.empty((len(codes), held.depth), np.int64)
-            for level, of_leaves in enumerate(levels):
+            for level, of_leaves in enumerate([np.zeros(len(codes), np.int64), *trie.above_leaves(held)[:-1]]):
                 places[held.items, level] = of_leaves + sum(map(len, bounds)) - 1
                 bounds.append(held.first_child[level][1:] + sum(map(len, tokens)))
                 tokens.append(held.tokens[level].astype(np.int64) + vocabulary.text_size + vocabulary.offsets(view)[level])
@@ -39,15 +38,25 @@ class Valid(nn.Module):
         self.register_buffer("tokens", torch.from_numpy(np.concatenate(tokens)), persistent=False)
         self.widest = int(torch.diff(self.first_child).max())
 
-    def forward(self, hidden: Tensor, nodes: Tensor, said: Tensor, weight: Tensor, label_smoothing: float) -> Tensor:
+    def told(self, items: Tensor, views: Tensor) -> Tensor:
+        """What is told of items, fp32 [B, items], as what it tells of every child, fp32 [B, children], by the view that each row answers by, int64 [B]."""
+        parts = [part for number, spread in enumerate(self.spreads) for part in spread(items * (views == number)[:, None])]
+        return torch.cat(parts, dim=1)
+
+    def forward(
+        self, hidden: Tensor, nodes: Tensor, said: Tensor, weight: Tensor, label_smoothing: float, told: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """hidden: [n, d_model]. nodes: int64 [n]. said: int64 [n], the token that followed. weight: [vocabulary, d_model], the softmax's rows.
 
-        Returns the loss of each, fp32 [n]: the cross-entropy among the node's children.
+        told: what `told` gave, of `rows`, int64 [n]. Returns the loss of each, fp32 [n]: the cross-entropy among the node's children.
         """
         first, end = self.first_child[nodes][:, None], self.first_child[nodes + 1][:, None]
         child = first + torch.arange(self.widest, device=nodes.device)
-        exists, column = child < end, self.tokens[child.clamp(max=len(self.tokens) - 1)] - self.text_size
+        exists, child = child < end, child.clamp(max=len(self.tokens) - 1)
+        column = self.tokens[child] - self.text_size
         logits = F.linear(hidden, weight[self.text_size :]).float().gather(1, column)
-        told = logits.masked_fill(~exists, -torch.inf).log_softmax(-1).masked_fill(~exists, 0.0)
+        if told is not None:  # index_select, not [ ]: see `model.pointers`
+            logits = logits + told.flatten().index_select(0, (rows[:, None] * told.shape[1] + child).flatten()).view_as(logits)
+        scores = logits.masked_fill(~exists, -torch.inf).log_softmax(-1).masked_fill(~exists, 0.0)
         right = exists & (column + self.text_size == said[:, None])
-        return -(1 - label_smoothing) * (told * right).sum(-1) - label_smoothing * told.sum(-1) / exists.sum(-1)
+        return -(1 - label_smoothing) * (scores * right).sum(-1) - label_smoothing * scores.sum(-1) / exists.sum(-1)

@@ -72,7 +72,7 @@ def tandem(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
     @torch.no_grad()
     def losses(chosen: np.ndarray) -> np.ndarray:
         training.model.eval()
-        batch = data.collate(training.valid, chosen, training.phrasing, np.zeros(len(chosen), bool), np.zeros(len(chosen), int))
+        batch = data.collate(data.asks(training.valid, chosen, np.zeros(len(chosen), bool)), training.phrasing, np.zeros(len(chosen), int))
         return training.model(*map(torch.from_numpy, batch)).numpy()
 
     return step, losses
@@ -107,7 +107,7 @@ def hf(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
     made = rows()
 
     def collated(examples: Any, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        source, _, target = data.collate(examples, chosen, training.phrasing, np.zeros(len(chosen), bool), np.zeros(len(chosen), int))
+        source, _, target = data.collate(data.asks(examples, chosen, np.zeros(len(chosen), bool)), training.phrasing, np.zeros(len(chosen), int))
         return torch.from_numpy(source), torch.from_numpy(target)
 
     def step() -> int:
