@@ -29,6 +29,14 @@ PREFIX = "pointers."
 BY_WORDS = ("search", "pseudo_search")  # the tasks whose text asks for an item; in text_to_item it would be the answer itself
 
 
+class Pointed(NamedTuple):
+    """Who is pointed at. rows, items: int64 [n], of the request and of the catalogue, a pair as often as it is pointed at. told: fp32 [n], what each adds."""
+
+    rows: Tensor
+    items: Tensor
+    told: Tensor
+
+
 class Pointing(NamedTuple):
     """What of requests points. words: int64 [B, longest], the query's, PAD on the right. had: int64 [B, most], each item of the history once, -1 on the
     right. served: int64 [B], the task's number in SERVED; -1 for another, which has no history here."""
@@ -66,16 +74,15 @@ def carried(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> list[li
 class Pointers(nn.Module):
     """first: int64 [words + 1], where each word's postings begin. items: int64 [postings], rows of the items that carry it. shares: fp32 [postings].
 
-    size: items. Parameters: `weight`, fp32 [words]; `again`, fp32 [tasks of SERVED].
+    Parameters: `weight`, fp32 [words]; `again`, fp32 [tasks of SERVED].
     """
 
     first: Tensor
     items: Tensor
     shares: Tensor
 
-    def __init__(self, first: Tensor, items: Tensor, shares: Tensor, weight: Tensor, again: Tensor, size: int):
+    def __init__(self, first: Tensor, items: Tensor, shares: Tensor, weight: Tensor, again: Tensor):
         super().__init__()
-        self.size = size
         self.weight, self.again = nn.Parameter(weight), nn.Parameter(again)
         for name, held in (("first", first), ("items", items), ("shares", shares)):
             self.register_buffer(name, held, persistent=False)  # of the catalogue: made anew with the model, and kept by `kept`
@@ -95,28 +102,25 @@ class Pointers(nn.Module):
         held.eliminate_zeros()
         idf = np.where(carriers > 0, np.log1p((size - carriers + 0.5) / (carriers + 0.5)), 0.0)
         parts = (held.indptr.astype(np.int64), held.indices.astype(np.int64), held.data.astype(np.float32), idf.astype(np.float32))
-        return cls(*map(torch.from_numpy, parts), torch.zeros(len(SERVED)), size)
+        return cls(*map(torch.from_numpy, parts), torch.zeros(len(SERVED)))
 
     @classmethod
-    def loaded(cls, weights: Mapping[str, Tensor], size: int) -> "Pointers":
+    def loaded(cls, weights: Mapping[str, Tensor]) -> "Pointers":
         """From the parameters by name and what `kept` gave."""
         first, items, *others = (weights[PREFIX + name] for name in ("first", "items", "shares", "weight", "again"))
-        return cls(first, items.long(), *others, size).requires_grad_(False)
+        return cls(first, items.long(), *others).requires_grad_(False)
 
     def kept(self) -> dict[str, Tensor]:
         """What the artifact keeps besides the parameters: 8 bytes a posting."""
         return {f"{PREFIX}first": self.first, f"{PREFIX}items": self.items.int(), f"{PREFIX}shares": self.shares}
 
-    def forward(self, said: Pointing) -> Tensor:
-        """What is added to each item's logit, fp32 [B, items]."""
+    def forward(self, said: Pointing) -> Pointed:
         row, place = (said.words != PAD).nonzero(as_tuple=True)
         token = said.words[row, place]
         begin, many = self.first[token], self.first[token + 1] - self.first[token]
         at = torch.arange(int(many.sum()), device=token.device) + (begin - many.cumsum(0) + many).repeat_interleave(many)
-        carriers = (row * self.size).repeat_interleave(many) + self.items[at]
         # index_select, not [ ]: whose gradient is added up by all threads at once from 32,768 rows on, another sum every time.
         told = self.weight.index_select(0, token).repeat_interleave(many) * self.shares[at]
         owner, place = (said.had >= 0).nonzero(as_tuple=True)
-        had = owner * self.size + said.had[owner, place]
-        cells, values = torch.cat([carriers, had]), torch.cat([told, self.again.index_select(0, said.served[owner])])
-        return values.new_zeros(len(said.words) * self.size).index_add(0, cells, values).view(-1, self.size)
+        items = torch.cat([self.items[at], said.had[owner, place]])
+        return Pointed(torch.cat([row.repeat_interleave(many), owner]), items, torch.cat([told, self.again.index_select(0, said.served[owner])]))

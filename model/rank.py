@@ -50,7 +50,7 @@ class Ranker:
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
-        self.pointers = Pointers.loaded(weights, len(self.item_ids)) if f"{PREFIX}weight" in weights else None
+        self.pointers = Pointers.loaded(weights) if f"{PREFIX}weight" in weights else None
         self.spreads = {view: Spread(held).to(self.device) for view, held in self.tries.items()} if self.pointers else {}
         # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
         self.among = "valid" if self.pointers else config.get("softmax", "all") if vocabulary.depth > 1 else "all"
@@ -165,7 +165,7 @@ class Ranker:
             only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
             pointed = None
             if self.pointers and not text:
-                pointed = self.spreads[self.vocabulary.view(task)](self.pointers(pointing([asks[i] for i in batch]).to(self.device)))
+                pointed = self.spreads[self.vocabulary.view(task)](self.pointers(pointing([asks[i] for i in batch]).to(self.device)), len(batch))
             leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among, pointed)
             leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
             for i, row, value in zip(chosen, leaves, scores, strict=True):

@@ -8,31 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from model import trie
+from model.pointers import Pointed
 
 HIGHEST = 80.0  # e to it is still a number; BM25 of twenty rare words
 LOWEST = 1e-6 - 1  # of a mean less 1: rounding may take one below -1, where all that lies below a node is told against
 
 
 class Spread(nn.Module):
-    """held: the trie. Level l's nodes are the children that answer a name's code l."""
+    """held: the trie. Level l's nodes are those that answer a name's code l, the last level's its leaves."""
 
     def __init__(self, held: trie.Trie):
         super().__init__()
-        items = torch.from_numpy(held.items).long()
-        self.register_buffer("items", items, persistent=False)
-        for level, above in enumerate(trie.above_leaves(held)[:-1]):
+        self.depth, items = held.depth, torch.from_numpy(held.items).long()
+        for level, above in enumerate(trie.above_leaves(held)):
             node = torch.empty_like(items)
             node[items] = torch.from_numpy(above)
             self.register_buffer(f"node{level}", node, persistent=False)
             self.register_buffer(f"size{level}", torch.bincount(node, minlength=len(held.tokens[level])).float(), persistent=False)
-        self.depth = held.depth
 
-    def forward(self, told: Tensor) -> list[Tensor]:
-        """told: fp32 [B, items] → of each level fp32 [B, nodes]."""
+    def forward(self, pointed: Pointed, requests: int) -> list[Tensor]:
+        """Of each level fp32 [requests, nodes]."""
+        count = len(self.node0)
+        cells, places = torch.unique(pointed.rows * count + pointed.items, return_inverse=True)
+        rows, items = cells // count, cells % count
+        told = pointed.told.new_zeros(len(cells)).index_add(0, places, pointed.told)
         beyond = told.clamp(max=HIGHEST).expm1()
         levels = []
-        for level in range(self.depth - 1):
-            node, size = getattr(self, f"node{level}"), getattr(self, f"size{level}")
-            summed = told.new_zeros(len(told), len(size)).scatter_add(1, node.expand(len(told), -1), beyond)
-            levels.append((summed / size).clamp(min=LOWEST).log1p())
-        return [*levels, told.index_select(1, self.items)]
+        for level in range(self.depth):
+            node, size, last = getattr(self, f"node{level}"), getattr(self, f"size{level}"), level == self.depth - 1
+            summed = told.new_zeros(requests * len(size)).index_add(0, rows * len(size) + node[items], told if last else beyond).view(requests, -1)
+            levels.append(summed if last else (summed / size).clamp(min=LOWEST).log1p())
+        return levels

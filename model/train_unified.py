@@ -112,8 +112,9 @@ class UnifiedTraining(Training):
         placed: dict[str, Any] = {name: torch.from_numpy(part) for name, part in parts.items()}
         if self.model.pointers:
             views = list(self.vocabulary.codes)
+            whose = (rng.random(len(rows)) < self.settings["pointers"]).tolist()
+            placed["pointing"] = pointing(asks, whose)
             placed["views"] = torch.tensor([views.index(self.vocabulary.view(task)) if task else -1 for task in named])
-            placed["pointing"] = pointing(asks, (rng.random(len(rows)) < self.settings["pointers"]).tolist())
         placed = {name: part.to(self.device) for name, part in placed.items()}
         return self.wrapped(**placed, label_smoothing=self.settings["label_smoothing"]).mean()
 

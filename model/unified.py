@@ -65,14 +65,15 @@ class UnifiedModel(nn.Module):
         ).last_hidden_state
         losses = hidden.new_zeros(target.shape, dtype=torch.float32)
         said = target != PAD
-        told = self.valid.told(self.pointers(pointing), views) if self.pointers is not None else None
+        pointed = self.pointers(pointing) if self.pointers is not None else None
         if nodes is not None:
             bound, said = said & (nodes >= 0), said & (nodes == FREE)
-            rows = bound.nonzero()[:, 0]
+            told, rows = self.valid.told(pointed, views) if pointed is not None else None, bound.nonzero()[:, 0]
             losses[bound] = self.valid(self.scaled(hidden[bound]), nodes[bound], target[bound], self.t5.lm_head.weight, label_smoothing, told, rows)
         logits = self.logits(hidden[said]).float()
-        if told is not None and nodes is None:  # an answer is one token, and all of them may follow
-            logits = logits + torch.zeros_like(logits).scatter(1, (self.valid.tokens - self.first_answer).expand_as(told), told)
+        if pointed is not None and nodes is None:  # an answer is one token, a row each, and all of them may follow
+            cells = pointed.rows * logits.shape[1] + self.valid.columns(pointed, views)
+            logits = logits.flatten().index_add(0, cells, pointed.told).view_as(logits)
         losses[said] = F.cross_entropy(logits, target[said] - self.first_answer, reduction="none", label_smoothing=label_smoothing)
         return losses.sum(dim=1)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import trie
+from model.pointers import Pointed
 from model.spread import Spread
 from model.vocabulary import Vocabulary
 
@@ -23,7 +24,7 @@ class Valid(nn.Module):
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
         self.text_size, self.above = vocabulary.text_size, {}
-        self.spreads = nn.ModuleList()  # view by view
+        self.spreads, last = nn.ModuleList(), []  # view by view
         bounds, tokens = [np.zeros(1, np.int64)], []
         for view, codes in vocabulary.codes.items():
             held = trie.build(codes)
@@ -34,14 +35,23 @@ class Valid(nn.Module):
                 bounds.append(held.first_child[level][1:] + sum(map(len, tokens)))
                 tokens.append(held.tokens[level].astype(np.int64) + vocabulary.text_size + vocabulary.offsets(view)[level])
             self.above[view] = places
+            last.append(sum(map(len, tokens[:-1])) + np.argsort(held.items))
         self.register_buffer("first_child", torch.from_numpy(np.concatenate(bounds)), persistent=False)
         self.register_buffer("tokens", torch.from_numpy(np.concatenate(tokens)), persistent=False)
+        self.register_buffer("last", torch.from_numpy(np.stack(last)), persistent=False)  # int64 [views, items], the child that is an item's last code
         self.widest = int(torch.diff(self.first_child).max())
 
-    def told(self, items: Tensor, views: Tensor) -> Tensor:
-        """What is told of items, fp32 [B, items], as what it tells of every child, fp32 [B, children], by the view that each row answers by, int64 [B]."""
-        parts = [part for number, spread in enumerate(self.spreads) for part in spread(items * (views == number)[:, None])]
+    def told(self, pointed: Pointed, views: Tensor) -> Tensor:
+        """What is told of items, as what it tells of every child, fp32 [B, children], by the view that each row names an item by, int64 [B]."""
+        parts = []
+        for number, spread in enumerate(self.spreads):
+            of_view = views[pointed.rows] == number
+            parts += spread(Pointed(*(part[of_view] for part in pointed)), len(views))
         return torch.cat(parts, dim=1)
+
+    def columns(self, pointed: Pointed, views: Tensor) -> Tensor:
+        """int64 [n]: where among all codes, of names of one, stands what is pointed at."""
+        return self.tokens[self.last[views[pointed.rows], pointed.items]] - self.text_size
 
     def forward(
         self, hidden: Tensor, nodes: Tensor, said: Tensor, weight: Tensor, label_smoothing: float, told: Tensor | None = None, rows: Tensor | None = None

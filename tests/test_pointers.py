@@ -16,7 +16,7 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import rank, train, trie
 from model.decode import Constraint, beam_search
-from model.pointers import COMMON, K1, Pointers, Pointing, carried, pointing
+from model.pointers import COMMON, K1, Pointed, Pointers, Pointing, carried, pointing
 from model.prompts import Ask
 from model.recipes import SERVED
 from model.spread import Spread
@@ -37,7 +37,7 @@ def said(words: Sequence[Sequence[int]], had: Sequence[Sequence[int]] | None = N
 def test_before_training_it_is_bm25(texts: list[list[int]], query: list[int]) -> None:
     """The library's numbers times K1 + 1; but for words that most items carry, and for tokens that are no words. What was had tells nothing yet."""
     pointers = Pointers.of(texts, TOKENS)
-    told = pointers(said([query, [1, 2]], [[0], [1]])).detach().numpy()
+    told = of_items(pointers(said([query, [1, 2]], [[0], [1]])), 2, len(texts)).detach().numpy()
     few = [token for token in query if 0 < sum(token in text for text in texts) <= COMMON * len(texts)]
     expected = np.zeros(len(texts), np.float32)
     if few:
@@ -46,6 +46,11 @@ def test_before_training_it_is_bm25(texts: list[list[int]], query: list[int]) ->
         expected = (K1 + 1) * index.get_scores([str(token) for token in few])
     np.testing.assert_allclose(told[0], expected, rtol=1e-4, atol=1e-5)
     assert not told[1].any()
+
+
+def of_items(pointed: Pointed, requests: int, items: int) -> torch.Tensor:
+    """fp32 [requests, items]."""
+    return torch.zeros(requests * items).index_add(0, pointed.rows * items + pointed.items, pointed.told).view(requests, items)
 
 
 def learned(texts: Sequence[Sequence[int]], seed: int) -> Pointers:
@@ -71,7 +76,7 @@ def test_training_and_answers_have_the_same_probabilities(codes: list[tuple[int,
     source, start = sources(2, 12), torch.zeros(2, rows.shape[1], dtype=torch.int64)
     built = trie.build(rows)
     constraint = Constraint(built, vocabulary.offsets("joint").tolist())
-    pointed = Spread(built)(Pointers.loaded(weights, len(rows))(asked))
+    pointed = Spread(built)(Pointers.loaded(weights)(asked), 2)
     leaves, scores = beam_search(decoder_of(model), constraint, source, start, len(rows), len(rows), among="valid", pointed=pointed)
     target, nodes = torch.from_numpy(vocabulary.item_tokens["joint"]), None if flat else torch.from_numpy(model.valid.above["joint"])
     for row in range(2):
@@ -83,13 +88,19 @@ def test_training_and_answers_have_the_same_probabilities(codes: list[tuple[int,
     np.testing.assert_allclose(scores.exp().sum(dim=1), 1, atol=1e-4)
 
 
+def everything(told: torch.Tensor) -> Pointed:
+    """Each item pointed at, by two that tell half of it."""
+    rows, items = (torch.ones_like(told).nonzero()[:, place].repeat(2) for place in (0, 1))
+    return Pointed(rows, items, told.flatten().repeat(2) / 2)
+
+
 @given(codes=CODES, seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_codes_come_to_what_items_are_told(codes: list[tuple[int, ...]], seed: int) -> None:
     """Where a decoder would find all items alike, its codes have the probabilities of a softmax over what the items are told."""
     built, told = trie.build(np.array(codes)), 2 * torch.randn(2, len(codes), generator=torch.Generator().manual_seed(seed))
     whole = torch.zeros(2, len(codes))
-    for level, (of_level, above) in enumerate(zip(Spread(built)(told), trie.above_leaves(built), strict=True)):
+    for level, (of_level, above) in enumerate(zip(Spread(built)(everything(told), 2), trie.above_leaves(built), strict=True)):
         alike = np.log(np.bincount(above))
         for node in range(len(built.first_child[level]) - 1):
             children = slice(built.first_child[level][node], built.first_child[level][node + 1])
@@ -119,7 +130,7 @@ def test_a_singular_finds_the_plural() -> None:
 def test_weights_are_learned() -> None:
     """A loss on one answer raises the weight of the word that it alone carries, and lowers that of what was had; other words and tasks stay."""
     pointers = Pointers.of([[5], [6], [7]], TOKENS)
-    torch.nn.functional.cross_entropy(pointers(said([[5, 6]], [[2]])), torch.tensor([0])).backward()
+    torch.nn.functional.cross_entropy(of_items(pointers(said([[5, 6]], [[2]])), 1, 3), torch.tensor([0])).backward()
     weight, again = pointers.weight.grad, pointers.again.grad
     assert weight is not None and again is not None
     assert weight[5] < 0 < weight[6] and not weight[7:].any() and not weight[:5].any()
