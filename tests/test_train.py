@@ -145,7 +145,7 @@ def test_pseudo_queries_find_what_nobody_has_searched(tmp_path: Path) -> None:
         root = tmp_path / f"{len(tasks)}"
         root.mkdir()
         write_lake(root, known)
-        (root / "spec.json").write_text(json.dumps(training_spec(root, tasks=tasks, pseudo_per_item=16)))
+        (root / "spec.json").write_text(json.dumps(training_spec(root, tasks=tasks, pseudo_per_item=16, pointers=0)))
         assert train.main([str(root / "spec.json")]) == 0
         searched = rank.load(str(root / "artifact")).rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)
         found[len(tasks)] = [ITEMS[items[0]] == item for (items, _), item in zip(searched, ITEMS, strict=True)]

@@ -143,7 +143,7 @@ def main() -> int:
     if before:
         comparable(before, shaping)  # now, not after hours of training
     lake.mkdir(parents=True, exist_ok=True)
-    settings = [f"train.recipe={chosen.recipe}", "train.pointers=0", *chosen.set]  # the papers': gensar's names of several codes could have none
+    settings = [f"train.recipe={chosen.recipe}", "train.pointers=0", *chosen.set]  # the papers have none
     for step in log.steps:
         if not (lake / f"{step}.json").exists():
             verb(log, lake, settings, step, "--result", str(lake / f"{step}.json"))
