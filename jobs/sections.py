@@ -203,8 +203,8 @@ class Train(Section):
         default=0.5,
         ge=0,
         le=1,
-        description="share of training prompts in which a query's words add to the logits of the items whose text holds them, and items of the history to their "
-        "own; above 0 answers have it, too; of names of several codes only with softmax = valid",
+        description="share of training prompts in which a query's words add to the logits of the items whose text holds them, and items of the history "
+        "to their own; above 0 answers have it, too; of names of several codes only with softmax = valid",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")

@@ -25,7 +25,6 @@ COMMON = 0.5  # a word of more than this share of the items tells them not apart
 PACE = 30  # a word's weight begins as high as 9, and AdamW moves it by the learning rate a step: at the model's own, a small log's steps cannot unlearn it
 UNKNOWN = 2  # <pad>, </s> and <unk> are no words
 PREFIX = "pointers."
-
 BY_WORDS = ("search", "pseudo_search")  # the tasks whose text asks for an item; in text_to_item it would be the answer itself
 
 
@@ -115,6 +114,7 @@ class Pointers(nn.Module):
         return {f"{PREFIX}first": self.first, f"{PREFIX}items": self.items.int(), f"{PREFIX}shares": self.shares}
 
     def forward(self, said: Pointing) -> Pointed:
+        """Every word's items and what was had, to be added up per item."""
         row, place = (said.words != PAD).nonzero(as_tuple=True)
         token = said.words[row, place]
         begin, many = self.first[token], self.first[token + 1] - self.first[token]

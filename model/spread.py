@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model import trie
 from model.pointers import Pointed
 
-HIGHEST = 80.0  # e to it is still a number; BM25 of twenty rare words
+HIGHEST = 80.0  # e to it is still a number; BM25 gives a rare word 20
 LOWEST = 1e-6 - 1  # of a mean less 1: rounding may take one below -1, where all that lies below a node is told against
 
 
