@@ -165,7 +165,7 @@ class Ranker:
             only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
             pointed = None
             if self.pointers and not text:
-                pointed = self.spreads[self.vocabulary.view(task)](self.pointers(pointing([asks[i] for i in batch]).to(self.device)), len(batch))
+                pointed = self.spreads[self.vocabulary.view(task)].dense(self.pointers(pointing([asks[i] for i in batch]).to(self.device)), len(batch))
             leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among, pointed)
             leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
             for i, row, value in zip(chosen, leaves, scores, strict=True):

@@ -26,16 +26,24 @@ class Spread(nn.Module):
             self.register_buffer(f"node{level}", node, persistent=False)
             self.register_buffer(f"size{level}", torch.bincount(node, minlength=len(held.tokens[level])).float(), persistent=False)
 
-    def forward(self, pointed: Pointed, requests: int) -> list[Tensor]:
+    def forward(self, pointed: Pointed) -> list[Pointed]:
+        """Of each level the nodes told of, every one once per request: `items` are numbers of nodes here."""
+        rows, items, told = summed(pointed, len(self.node0))
+        beyond, levels = told.clamp(max=HIGHEST).expm1(), []
+        for level in range(self.depth - 1):
+            size = getattr(self, f"size{level}")
+            below = summed(Pointed(rows, getattr(self, f"node{level}")[items], beyond), len(size))
+            levels.append(below._replace(told=(below.told / size[below.items]).clamp(min=LOWEST).log1p()))
+        return [*levels, Pointed(rows, getattr(self, f"node{self.depth - 1}")[items], told)]
+
+    def dense(self, pointed: Pointed, requests: int) -> list[Tensor]:
         """Of each level fp32 [requests, nodes]."""
-        count = len(self.node0)
-        cells, places = torch.unique(pointed.rows * count + pointed.items, return_inverse=True)
-        rows, items = cells // count, cells % count
-        told = pointed.told.new_zeros(len(cells)).index_add(0, places, pointed.told)
-        beyond = told.clamp(max=HIGHEST).expm1()
-        levels = []
-        for level in range(self.depth):
-            node, size, last = getattr(self, f"node{level}"), getattr(self, f"size{level}"), level == self.depth - 1
-            summed = told.new_zeros(requests * len(size)).index_add(0, rows * len(size) + node[items], told if last else beyond).view(requests, -1)
-            levels.append(summed if last else (summed / size).clamp(min=LOWEST).log1p())
-        return levels
+        sizes = [len(getattr(self, f"size{level}")) for level in range(self.depth)]
+        levels = zip(self(pointed), sizes, strict=True)
+        return [level.told.new_zeros(requests * size).index_add(0, level.rows * size + level.items, level.told).view(-1, size) for level, size in levels]
+
+
+def summed(pointed: Pointed, count: int) -> Pointed:
+    """Every pair of the request and one of `count` once, in their order, with the sum of what it is told."""
+    cells, places = torch.unique(pointed.rows * count + pointed.items, return_inverse=True)
+    return Pointed(cells // count, cells % count, pointed.told.new_zeros(len(cells)).index_add(0, places, pointed.told))

@@ -76,7 +76,7 @@ def test_training_and_answers_have_the_same_probabilities(codes: list[tuple[int,
     source, start = sources(2, 12), torch.zeros(2, rows.shape[1], dtype=torch.int64)
     built = trie.build(rows)
     constraint = Constraint(built, vocabulary.offsets("joint").tolist())
-    pointed = Spread(built)(Pointers.loaded(weights)(asked), 2)
+    pointed = Spread(built).dense(Pointers.loaded(weights)(asked), 2)
     leaves, scores = beam_search(decoder_of(model), constraint, source, start, len(rows), len(rows), among="valid", pointed=pointed)
     target, nodes = torch.from_numpy(vocabulary.item_tokens["joint"]), None if flat else torch.from_numpy(model.valid.above["joint"])
     for row in range(2):
@@ -100,7 +100,7 @@ def test_codes_come_to_what_items_are_told(codes: list[tuple[int, ...]], seed: i
     """Where a decoder would find all items alike, its codes have the probabilities of a softmax over what the items are told."""
     built, told = trie.build(np.array(codes)), 2 * torch.randn(2, len(codes), generator=torch.Generator().manual_seed(seed))
     whole = torch.zeros(2, len(codes))
-    for level, (of_level, above) in enumerate(zip(Spread(built)(everything(told), 2), trie.above_leaves(built), strict=True)):
+    for level, (of_level, above) in enumerate(zip(Spread(built).dense(everything(told), 2), trie.above_leaves(built), strict=True)):
         alike = np.log(np.bincount(above))
         for node in range(len(built.first_child[level]) - 1):
             children = slice(built.first_child[level][node], built.first_child[level][node + 1])
