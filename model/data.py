@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from model.prompts import Ask, Phrasing
-from model.vocabulary import PAD, Vocabulary
+from model.prompts import Ask, Phrasing, padded
+from model.vocabulary import Vocabulary
 
 Mixing = str | float | Mapping[str, float]
 
@@ -251,10 +251,3 @@ def collate(asks: Sequence[Ask], phrasing: Phrasing, draws: np.ndarray) -> tuple
         starts.append(phrasing.start(ask))
         targets.append(phrasing.target(ask, draw))
     return padded(sources), np.stack(starts), padded(targets)
-
-
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    held = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
-    for i, tokens in enumerate(rows):
-        held[i, : len(tokens)] = tokens
-    return held

@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from model.plurals import in_singular
-from model.prompts import Ask
+from model.prompts import Ask, padded
 from model.recipes import SERVED
 from model.vocabulary import PAD, Vocabulary
 
@@ -54,14 +54,7 @@ def pointing(asks: Sequence[Ask], whose: Sequence[bool] | None = None) -> Pointi
     words = [ask.text if points and ask.task in BY_WORDS else () for ask, points in zip(asks, whose, strict=True)]
     had = [np.unique(ask.items) if points and ask.task in SERVED else () for ask, points in zip(asks, whose, strict=True)]
     served = [SERVED.index(ask.task) if ask.task in SERVED else -1 for ask in asks]
-    return Pointing(padded(words, PAD), padded(had, -1), torch.tensor(served))
-
-
-def padded(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> Tensor:
-    held = np.full((len(rows), max(map(len, rows), default=0)), value, np.int64)
-    for i, row in enumerate(rows):
-        held[i, : len(row)] = row
-    return torch.from_numpy(held)
+    return Pointing(torch.from_numpy(padded(words)), torch.from_numpy(padded(had, -1)), torch.tensor(served))
 
 
 def carried(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from model.vocabulary import Vocabulary
+from model.vocabulary import PAD, Vocabulary
 
 
 class Ask(NamedTuple):
@@ -25,6 +25,15 @@ class Ask(NamedTuple):
     searched: Sequence[Sequence[int] | None]
     text: Sequence[int]
     item: int = -1
+
+
+def padded(rows: Sequence[Sequence[int] | np.ndarray], value: int = PAD, multiple: int = 1) -> np.ndarray:
+    """int64 [rows, longest], at least one column, and as many as make a multiple; filled with `value` on the right."""
+    longest = max([1, *map(len, rows)])
+    held = np.full((len(rows), longest + -longest % multiple), value, dtype=np.int64)
+    for i, row in enumerate(rows):
+        held[i, : len(row)] = row
+    return held
 
 
 class Phrasing(Protocol):

@@ -16,7 +16,7 @@ from model import artifact, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
 from model.pointers import PREFIX, Pointers, pointing
-from model.prompts import Ask
+from model.prompts import Ask, padded
 from model.recipes import RECIPES, SERVED
 from model.spread import Spread
 from model.vocabulary import EOS, PAD, Vocabulary
@@ -159,10 +159,10 @@ class Ranker:
         for first in range(0, len(usable), size):
             chosen = usable[first : first + size]
             batch = chosen + chosen[-1:] * (-len(chosen) % min(ROWS, size))
-            source = pad([sources[i] for i in batch], self.device, multiple=TOKENS)
+            source = placed([sources[i] for i in batch], self.device, multiple=TOKENS)
             begin = torch.from_numpy(np.stack([phrasing.start(asks[i]) for i in batch])).to(self.device)
-            blocked = pad([excluded[i] for i in batch], self.device, value=-1) if excluded is not None else None
-            only = pad([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
+            blocked = placed([excluded[i] for i in batch], self.device, value=-1) if excluded is not None else None
+            only = placed([candidates[i] for i in batch], self.device, value=-1) if candidates is not None else None
             pointed = None
             if self.pointers and not text:
                 pointed = self.spreads[self.vocabulary.view(task)].dense(self.pointers(pointing([asks[i] for i in batch]).to(self.device)), len(batch))
@@ -179,24 +179,19 @@ class Ranker:
         return Constraint(held, columns.tolist(), str(self.device))
 
 
-def pad(rows: Sequence[Sequence[int]], device: torch.device, value: int = PAD, multiple: int = 1) -> Tensor:
-    """int64 [B, longest], at least one column, and as many as make a multiple."""
-    longest = max(1, *(len(row) for row in rows))
-    padded = np.full((len(rows), longest + -longest % multiple), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
-    return torch.from_numpy(padded).to(device)
+def placed(rows: Sequence[Sequence[int] | np.ndarray], device: torch.device, value: int = PAD, multiple: int = 1) -> Tensor:
+    return torch.from_numpy(padded(rows, value, multiple)).to(device)
 
 
 @lru_cache(maxsize=2)
 def load(path: str, device: str = "cpu") -> "Ranker | TwoStage":
     """The artifact's ranker, loaded once per process. Raises ValueError where the artifact is incomplete or was changed."""
     weights, vocabulary, item_ids, config, manifest = artifact.load(Path(path))
-    placed = {name: tensor.to(device) for name, tensor in weights.items()}
+    on_device = {name: tensor.to(device) for name, tensor in weights.items()}
     if RECIPES[config["recipe"]].second_stage:
         from model.rerank import Reranker
         from model.two_stage import TwoStage, first_stage
 
         first = load(str(first_stage(Path(path), config)), device)
-        return TwoStage(first, Reranker(placed, vocabulary, item_ids, config), config["depth"], config.get("weights", {}))
-    return Ranker(placed, vocabulary, item_ids, config, manifest)
+        return TwoStage(first, Reranker(on_device, vocabulary, item_ids, config), config["depth"], config.get("weights", {}))
+    return Ranker(on_device, vocabulary, item_ids, config, manifest)
