@@ -84,7 +84,6 @@ class Valid(nn.Module):
         if told is not None:
             cells, wanted = told[0], rows[:, None] * len(self.tokens) + child
             at = torch.searchsorted(cells, wanted)
-            # index_select, not [ ]: see `model.pointers`
             logits = logits + told[1].index_select(0, at.flatten()).view_as(logits) * (cells[at] == wanted)
         scores = logits.masked_fill(~exists, -torch.inf).log_softmax(-1).masked_fill(~exists, 0.0)
         right = exists & (column + self.text_size == said[:, None])
