@@ -21,7 +21,6 @@ from model.trie import Trie
 from model.vocabulary import PAD
 
 Attention = tuple[Tensor, Tensor]
-HEAD = "lm_head"
 AMONG = ("all", "valid", "open")  # tokens that a softmax is taken over: all; what may follow in the trie; of this, what this request may be answered
 
 
@@ -61,14 +60,21 @@ class Decoder:
         self.head = weights.get("lm_head.weight", weights["shared.weight"])[first_answer:]
         self.first_answer = first_answer
         self.scale = config["d_model"] ** -0.5 if config["scale_decoder_outputs"] else 1.0
-        self.products: dict[tuple[str, ...], Callable[[Tensor], Tensor]] = {}
+        self.products: dict[tuple[str, ...] | tuple[int, int], Callable[[Tensor], Tensor]] = {}
 
     def linear(self, x: Tensor, *names: str, relu: bool = False) -> Tensor:
         """x: [..., in] → [..., out of all names, one behind the other]: matrices that read the same are one product."""
         if names not in self.products:
-            matrix = torch.cat([self.head if name == HEAD else self.weights[f"{name}.weight"] for name in names])
+            matrix = torch.cat([self.weights[f"{name}.weight"] for name in names])
             self.products[names] = product(matrix.to(self.precision), relu)
         return self.products[names](x.to(self.precision))
+
+    def logits(self, hidden: Tensor, span: tuple[int, int] | None = None) -> Tensor:
+        """hidden: [..., d_model], as `step` gives it. span: the softmax columns, from and to; all for None. Returns fp32 [..., columns]."""
+        span = span or (0, len(self.head))
+        if span not in self.products:
+            self.products[span] = product(self.head[slice(*span)].to(self.precision))
+        return self.products[span](hidden.to(self.precision)).float()
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["layer_norm_epsilon"]) * self.weights[f"{name}layer_norm.weight"]
@@ -140,7 +146,7 @@ class Decoder:
     def step(self, x: Tensor, place: int, past: Past, cross: list[Attention], mask: Tensor) -> tuple[Tensor, Past]:
         """x: [B, K, d_model], the rows of the beams' last tokens. place: how many tokens came before.
 
-        Returns log-probabilities [B, K, answer tokens], fp32, and the past with these tokens.
+        Returns what `logits` reads [B, K, d_model], and the past with these tokens.
         """
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).expand(len(x), -1, -1)
         line, places = torch.cat([past.line, itself], dim=2), F.pad(past.places, (0, x.shape[1]), value=place)
@@ -156,8 +162,7 @@ class Decoder:
             (query,) = self.split(self.norm(f"{name}.1.", x), f"{name}.1.EncDecAttention.q")
             x = x + self.attend(f"{name}.1.EncDecAttention", query, cross_k, cross_v, mask)
             x = self.feed_forward(f"{name}.2", x)
-        logits = self.linear(self.norm("decoder.final_", x) * self.scale, HEAD).float()
-        return logits.log_softmax(-1), Past(layers, places, line)
+        return self.norm("decoder.final_", x) * self.scale, Past(layers, places, line)
 
 
 class Constraint:
@@ -167,16 +172,17 @@ class Constraint:
         self.depth = trie.depth
         self.widths = [trie.widest(level) for level in range(trie.depth)]
         self.tokens = [torch.from_numpy(t + first).to(device) for t, first in zip(trie.tokens, columns, strict=True)]
+        self.spans = [(int(t.min()), int(t.max()) + 1) for t in self.tokens]  # of each level, where its columns are
         self.first_child = [torch.from_numpy(c).to(device) for c in trie.first_child]
         self.alive = [torch.from_numpy(a).to(device) for a in trie.alive]
         self.leaves = len(trie.items)
 
-    def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """nodes: int64 [B, K] → child nodes, their softmax columns, and whether each exists; all [B, K, widest]."""
+    def children(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """nodes: int64 [B, K] → child nodes, their softmax columns, whether each exists, and whether it may be answered; all [B, K, widest]."""
         child = self.first_child[level][nodes][..., None].long() + torch.arange(self.widths[level], device=nodes.device)
         exists = child < self.first_child[level][nodes + 1][..., None]
         child = child.clamp(max=len(self.tokens[level]) - 1)
-        return child, self.tokens[level][child].long(), exists
+        return child, self.tokens[level][child].long(), exists, exists & self.alive[level][child]
 
     def reach(self, leaves: Tensor) -> list[Tensor]:
         """leaves: int64 [B, C], -1 for none → of each level, whether a row's leaves lie below a node, bool [B, nodes of the level]."""
@@ -217,27 +223,30 @@ def beam_search(
         raise ValueError("pointed, with among = 'all': what is pointed at is added among what may follow; expected valid or open")
     rows, shared, first = source.shape[0], decoder.weights["shared.weight"], decoder.first_answer
     cross, mask = decoder.encode(source)
-    nodes = torch.zeros(rows, 1, dtype=torch.int64, device=source.device)
+    nodes = torch.zeros(1, 1, dtype=torch.int64, device=source.device)  # the root: its children are the same for all
     scores = torch.zeros(rows, 1, device=source.device)
     x, place = start_rows(shared, start)[:, None], 0
     past = decoder.nothing_said(x)
     reached = constraint.reach(candidates) if candidates is not None else None
+    over_all = among == "all"
+    closing = closing if over_all else ()  # else it is certain, and nothing follows
     for token in opening:
-        log_probs, past = decoder.step(x, place, past, cross, mask)
-        scores = scores + log_probs[..., token - first] if among == "all" else scores
+        hidden, past = decoder.step(x, place, past, cross, mask)
+        scores = scores + decoder.logits(hidden).log_softmax(-1)[..., token - first] if over_all else scores
         x, place = shared[token].expand_as(x), place + 1
     for level in range(constraint.depth):
-        log_probs, past = decoder.step(x, place, past, cross, mask)
-        child, column, exists = constraint.children(level, nodes)
-        open_ = exists & constraint.alive[level][child]
+        hidden, past = decoder.step(x, place, past, cross, mask)
+        child, column, exists, open_ = (each.expand(rows, -1, -1) for each in constraint.children(level, nodes))
         if reached is not None:
             open_ = open_ & reached[level].gather(1, child.flatten(1)).view(child.shape)
-        gained = log_probs.gather(-1, column)
+        begin, end = (0, len(decoder.head)) if over_all else constraint.spans[level]
+        logits = decoder.logits(hidden, (begin, end))
+        gained = (logits.log_softmax(-1) if over_all else logits).gather(-1, column - begin)
         if first == PAD:
             gained = gained.masked_fill(column == PAD, 0.0)
         if pointed is not None:
             gained = gained + pointed[level].gather(1, child.flatten(1)).view(child.shape)
-        if among != "all":
+        if not over_all:
             over = gained.masked_fill(~(exists if among == "valid" else open_), -torch.inf)
             gained = gained - over.logsumexp(-1, keepdim=True).clamp(min=torch.finfo(gained.dtype).min)
         gained = gained.masked_fill(~open_, -torch.inf)
@@ -252,8 +261,8 @@ def beam_search(
             x, place = shared[column.gather(1, best) + first], place + 1
             past = past.of(best // constraint.widths[level])
     for token in closing:
-        log_probs, past = decoder.step(x, place, past, cross, mask)
-        scores = scores + log_probs[..., token - first] if among == "all" else scores
+        hidden, past = decoder.step(x, place, past, cross, mask)
+        scores = scores + decoder.logits(hidden).log_softmax(-1)[..., token - first]
         x, place = shared[token].expand_as(x), place + 1
     if closing:
         scores, best = scores.topk(min(k, scores.shape[1]), dim=1)

@@ -113,7 +113,7 @@ class Pointers(nn.Module):
         begin, many = self.first[token], self.first[token + 1] - self.first[token]
         at = torch.arange(int(many.sum()), device=token.device) + (begin - many.cumsum(0) + many).repeat_interleave(many)
         # index_select, not [ ]: whose gradient is added up by all threads at once from 32,768 rows on, another sum every time.
-        told = self.weight.index_select(0, token).repeat_interleave(many) * self.shares[at]
+        told = self.weight.index_select(0, token).repeat_interleave(many) * self.shares.index_select(0, at)
         owner, place = (said.had >= 0).nonzero(as_tuple=True)
-        items = torch.cat([self.items[at], said.had[owner, place]])
+        items = torch.cat([self.items.index_select(0, at), said.had[owner, place]])
         return Pointed(torch.cat([row.repeat_interleave(many), owner]), items, torch.cat([told, self.again.index_select(0, said.served[owner])]))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.data import ragged
-from model.decode import HEAD, Attention, Decoder, start_rows
+from model.decode import Attention, Decoder, start_rows
 from model.products import by_onednn
 from model.questions import NO, TASKS, YES, Form, Prompts, newest
 from model.slots import embed
@@ -139,7 +139,7 @@ class Scorer:
             slots = torch.cat([slots, self.match(query, self.table["semantic"][items])], dim=2)
         own = TASKS.index(task) if self.form.answers == "per_task" else 0
         hidden = first_step(self.t5, source, slots)
-        said = self.t5.linear(hidden * self.t5.scale, HEAD).float()
+        said = self.t5.logits(hidden * self.t5.scale)
         return (said[..., 2 * own + YES] - said[..., 2 * own + NO] + self.prior[own]).cpu().numpy()
 
 

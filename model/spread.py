@@ -39,7 +39,8 @@ class Spread(nn.Module):
     def dense(self, pointed: Pointed, requests: int) -> list[Tensor]:
         """Of each level fp32 [requests, nodes]."""
         sizes = [len(getattr(self, f"size{level}")) for level in range(self.depth)]
-        levels = zip(self(pointed), sizes, strict=True)
+        told = self(pointed) if self.depth > 1 else [pointed._replace(items=self.node0[pointed.items])]  # of one level, those told of twice add up below
+        levels = zip(told, sizes, strict=True)
         return [level.told.new_zeros(requests * size).index_add(0, level.rows * size + level.items, level.told).view(-1, size) for level, size in levels]
 
 

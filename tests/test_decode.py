@@ -71,8 +71,10 @@ def test_same_numbers_as_transformers(gated: bool, tied: bool) -> None:
         x = start_rows(rows, STARTS)[:, None]
         past = decoder.nothing_said(x)
         for level in range(3):
-            found, past = decoder.step(x, level, past, cross, mask)
-            torch.testing.assert_close(found[:, 0], expected[:, level], atol=1e-4, rtol=1e-4)
+            hidden, past = decoder.step(x, level, past, cross, mask)
+            found = decoder.logits(hidden)
+            torch.testing.assert_close(found.log_softmax(-1)[:, 0], expected[:, level], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(decoder.logits(hidden, (3, 7)), found[..., 3:7])
             x = rows[target[:, level : level + 1]]
         losses = model(source, STARTS, target)
         torch.testing.assert_close(losses, -expected.gather(-1, (target - 20)[..., None])[..., 0].sum(1), atol=1e-4, rtol=1e-5)
@@ -88,7 +90,8 @@ def test_bf16_products_are_nearer_to_fp32_than_those_of_transformers() -> None:
         rounded = model.t5.bfloat16()(**asked).logits[:, 0].float().log_softmax(-1)
         decoder = Decoder(weights, model.t5.config.to_dict(), 0, torch.bfloat16)
         x = start_rows(weights["shared.weight"], torch.zeros(len(source), 1, dtype=torch.int64))[:, None]
-        found, _ = decoder.step(x, 0, decoder.nothing_said(x), *decoder.encode(source))
+        hidden, _ = decoder.step(x, 0, decoder.nothing_said(x), *decoder.encode(source))
+        found = decoder.logits(hidden).log_softmax(-1)
     assert 0 < (found[:, 0] - exact).abs().mean() < (rounded - exact).abs().mean()
 
 
