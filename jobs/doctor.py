@@ -115,11 +115,24 @@ def machine(config: Config) -> Iterator[Finding]:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     kinds = [name for name, flag in (("AVX2", "avx2"), ("AVX-512", "avx512f"), ("bf16", "avx512_bf16"), ("AMX", "amx_bf16")) if f" {flag}" in flags]
     yield Finding("ok", f"{os.cpu_count()} cores ({', '.join(kinds) or platform.machine()})")
+    if "AVX-512" in kinds and narrow_openblas():
+        faster = "export OPENBLAS_CORETYPE=SkylakeX makes products of matrices 1.8 times as fast (measured on Zen 5)"
+        yield Finding("note", "NumPy's OpenBLAS does not know this CPU and multiplies with AVX2 alone", faster)
     try:
         told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
         yield Finding("ok", f"GPU: {told.splitlines()[0].split(' (UUID')[0]}, {len(told.splitlines())} in all")
     except (OSError, subprocess.SubprocessError, IndexError):
         yield Finding("note", "no GPU: training runs on the CPU, in fp32")
+
+
+def narrow_openblas() -> bool:
+    """Whether OpenBLAS, of which each Python package carries its own, took kernels of a CPU without AVX-512."""
+    if any(importlib.util.find_spec(name) is None for name in ("numpy", "threadpoolctl")):
+        return False  # the line of Python packages tells
+    import numpy  # noqa: F401  (what is loaded is told of)
+    from threadpoolctl import threadpool_info
+
+    return any(pool.get("architecture") in ("Haswell", "Zen") for pool in threadpool_info() if pool["internal_api"] == "openblas")
 
 
 def lake(config: Config) -> Iterator[Finding]:

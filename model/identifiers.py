@@ -19,6 +19,7 @@ ITERATIONS = 10  # with all of them in all dimensions, 25 left over as much (.37
 # Centroids are found among the first principal components, of a sample, and then settle for some iterations in all dimensions: in a third to .4 of the
 # time of faiss's k-means, and less is left over (.3736 and .3742, by machine, against .3748; .3753 after two: tests/benchmarks/catalogue.py).
 NARROW, SAMPLE, SETTLING = 64, 8192, 3
+WORTH_THREADS = 1 << 22  # numbers in all vectors: of fewer, threads would but wait for each other
 BLOCK = 4096  # vectors worked on at a time, so that what is known of them stays in the cache
 
 Layers = tuple[tuple[np.ndarray, np.ndarray], ...]  # (weight float32 [out, in], bias float32 [out]) of linear layers with ReLU between them
@@ -56,19 +57,18 @@ def fit(kind: str, vectors: np.ndarray, levels: int, codes: int, seed: int) -> Q
         return Quantizer(kind, tuple(kmeans(vectors[:, level::levels], codes, seed + level) for level in range(levels)))
     residual, codebooks = vectors, []
     for level in range(levels):
-        codebooks.append(kmeans(residual, codes, seed + level))
         residual = descend(codebooks[-1:], residual)[1]
+        codebooks.append(kmeans(residual, codes, seed + level))
     return Quantizer(kind, tuple(codebooks))
 
 
 def kmeans(vectors: np.ndarray, codes: int, seed: int) -> np.ndarray:
-    """float32 [min(codes, n / 2), dim]: the centroids of float32 [n, dim]."""
+    """float32 [min(codes, n / 2), dim]: the centroids of float32 [n, dim], the same with any number of threads: one of them adds up a centroid, in order."""
     import faiss
     from scipy.sparse import csr_array
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
-    faiss.omp_set_num_threads(1)  # sums in one order
     n, dim = vectors.shape
     used = max(1, min(codes, n // 2))
     # Seeded with k-means++: from random centroids, clusters known to be apart shared a code in the test.
@@ -80,15 +80,16 @@ def kmeans(vectors: np.ndarray, codes: int, seed: int) -> np.ndarray:
         return np.asarray(clustering.centroids, dtype=np.float32).reshape(used, -1)
 
     vectors = np.ascontiguousarray(vectors)
-    if min(n, dim) <= NARROW:
-        return settled(vectors, ITERATIONS)
-    with threadpool_limits(1, "blas"):
-        axes = PCA(NARROW, svd_solver="randomized", iterated_power=2, random_state=seed).fit(vectors[:: max(1, n // SAMPLE)]).components_
-        narrow = np.ascontiguousarray(vectors @ axes.T)
-    group = nearest(narrow, settled(narrow, ITERATIONS))
-    members = csr_array((np.ones(n, np.float32), (group, np.arange(n))), shape=(used, n))
-    means = members @ vectors / np.maximum(np.bincount(group, minlength=used), 1)[:, None]
-    return settled(vectors, SETTLING, means.astype(np.float32))
+    with threadpool_limits(1 if vectors.size < WORTH_THREADS else None):
+        if min(n, dim) <= NARROW:
+            return settled(vectors, ITERATIONS)
+        with threadpool_limits(1, "blas"):  # else the axes' last bits depend on how many
+            axes = PCA(NARROW, svd_solver="randomized", iterated_power=2, random_state=seed).fit(vectors[:: max(1, n // SAMPLE)]).components_
+            narrow = np.ascontiguousarray(vectors @ axes.T)
+        group = nearest(narrow, settled(narrow, ITERATIONS))
+        members = csr_array((np.ones(n, np.float32), (group, np.arange(n))), shape=(used, n))
+        means = members @ vectors / np.maximum(np.bincount(group, minlength=used), 1)[:, None]
+        return settled(vectors, SETTLING, means.astype(np.float32))
 
 
 def encode(quantizer: Quantizer, vectors: np.ndarray) -> np.ndarray:
@@ -139,7 +140,7 @@ def nearest(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     half_norms = (wide**2).sum(1) / 2
     for start in range(0, len(vectors), BLOCK):
         block = vectors[start : start + BLOCK]
-        scores = block.astype(np.float32) @ codebook.astype(np.float32).T - half_norms.astype(np.float32)
+        scores = block.astype(np.float32, copy=False) @ codebook.astype(np.float32, copy=False).T - half_norms.astype(np.float32)
         first = scores.argmax(axis=1)
         ahead = np.take_along_axis(scores, first[:, None], axis=1)
         np.put_along_axis(scores, first[:, None], -np.inf, axis=1)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def test_java_is_looked_for_where_spark_looks(tmp_path, config, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
     (found,) = doctor.java(config)
     assert found.state == "missing" and "nowhere" in found.what
+
+
+@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="this CPU has no AVX-512: OpenBLAS cannot take kernels of one that has it")
+@pytest.mark.parametrize(("kernels", "narrow"), [("Haswell", True), ("SkylakeX", False)])
+def test_narrow_kernels_of_openblas_are_seen(kernels, narrow):
+    asked = [sys.executable, "-c", "from jobs.doctor import narrow_openblas; print(narrow_openblas())"]
+    found = subprocess.run(asked, env={**os.environ, "OPENBLAS_CORETYPE": kernels}, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(narrow)]
 
 
 def test_the_command_that_installs_java_is_exact(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from jobs import assign_identifiers as job
 from jobs.embed_items import artifact_folder, numbered
@@ -56,6 +57,17 @@ def test_wide_vectors_lose_no_more_than_plain_kmeans_leaves():
         clustering.train(plain)
         plain = plain - clustering.centroids[clustering.index.search(plain, 1)[1][:, 0]]
     assert (ours**2).sum() <= 1.01 * (plain**2).sum()
+
+
+def test_a_quantizer_does_not_depend_on_the_threads(monkeypatch):
+    vectors = np.random.default_rng(2).normal(size=(6000, 96)).astype(np.float32)
+    fitted = [identifiers.fit("residual_kmeans", vectors, levels=2, codes=64, seed=0)]
+    monkeypatch.setattr(identifiers, "WORTH_THREADS", 0)
+    for threads in (2, 3):
+        with threadpool_limits(threads, "openmp"):
+            fitted.append(identifiers.fit("residual_kmeans", vectors, levels=2, codes=64, seed=0))
+    for other in fitted[1:]:
+        assert all(map(np.array_equal, fitted[0].codebooks, other.codebooks))
 
 
 @settings(deadline=None, max_examples=50)
