@@ -67,6 +67,8 @@ class UnifiedTraining(Training):
             model = from_checkpoint(settings["backbone"], *shape)
         valid = settings["softmax"] == "valid" and vocabulary.depth > 1  # with one token per item all of them may follow
         points = settings["pointers"] > 0 and (valid or (vocabulary.depth == 1 and not self.phrasing.whole_vocabulary))
+        if settings["pointers"] and not points:
+            log.info("train.pointers = %s has no effect: names of several codes have pointers with train.softmax = valid alone", settings["pointers"])
         if valid or points:
             model.valid = Valid(vocabulary)
         if points:

@@ -5,7 +5,8 @@
 Random weights (norms' gains perturbed), 50,000 items of 4 random codes of 256, inputs of 64 tokens. Each contestant is a process of its own with one
 thread: rivals by default (glibc's allocator as it comes) and tuned (no mmap for large blocks, matrix products by oneDNN; bf16), each at several batch
 sizes, of which the fastest counts. A user is answered equally where sorted scores agree within 1e-3 nat and the sets of answers differ only by answers
-within 2e-3 of the last score. The peak is that of one large packed matrix product, measured in the same rounds.
+within 2e-3 of the last score. CTranslate2, which knows no catalogue and so answers whatever it likes, is held against `generate` without one. The peak is
+that of one large packed matrix product, measured in the same rounds.
 
 Writes tests/benchmarks/results/decoding_SHAPE.json and a file per headline figure.
 """
@@ -38,6 +39,8 @@ CONTESTANTS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
     "hf tuned": ("hf", "float32", TUNED, (8, 32)),
     "hf bf16": ("hf", "bfloat16", {}, (8, 32)),
     "hf bf16 tuned": ("hf", "bfloat16", TUNED, (8, 32)),
+    "ctranslate2 fp32, no catalogue": ("ctranslate2", "float32", {}, (8, 16, 32)),
+    "ctranslate2 int8, no catalogue": ("ctranslate2", "int8", {}, (8, 16, 32)),
     "peak fp32": ("peak", "float32", {}, (1,)),
     "peak bf16": ("peak", "bfloat16", {}, (1,)),
 }
@@ -99,7 +102,8 @@ def tandem(shape: str, precision: str) -> Any:
     return answer
 
 
-def hf(shape: str, precision: str) -> Any:
+def hf(shape: str, precision: str, free: bool = False) -> Any:
+    """free: of any tokens, as numbers instead of rows."""
     import torch
 
     codes, _ = world()
@@ -111,6 +115,7 @@ def hf(shape: str, precision: str) -> Any:
         for level in range(LEVELS):
             following.setdefault(tuple(item[:level]), set()).add(item[level])
     following = {prefix: sorted(allowed) for prefix, allowed in following.items()}
+    bound = {} if free else {"prefix_allowed_tokens_fn": lambda _, said: following[tuple(said[1:].tolist())]}
 
     def answer(source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         made = model.generate(
@@ -124,10 +129,42 @@ def hf(shape: str, precision: str) -> Any:
             eos_token_id=None,
             return_dict_in_generate=True,
             output_scores=True,
-            prefix_allowed_tokens_fn=lambda _, said: following[tuple(said[1:].tolist())],
+            **bound,
         )
-        rows = [row_of[tuple(said)] for said in made.sequences[:, 1:].tolist()]
+        rows = [number(said) if free else row_of[tuple(said)] for said in made.sequences[:, 1:].tolist()]
         return np.array(rows).reshape(-1, k), made.sequences_scores.float().numpy().reshape(-1, k)
+
+    return answer
+
+
+def number(tokens: list[int]) -> int:
+    return sum(token * (2 + LEVELS * CODES) ** place for place, token in enumerate(tokens))
+
+
+def ctranslate2(shape: str, precision: str) -> Any:
+    """Function of inputs → (answers as numbers, scores)."""
+    from ctranslate2 import Translator
+    from ctranslate2.converters.transformers import T5Loader
+
+    words = [f"t{row}" for row in range(2 + LEVELS * CODES)]
+    spec = T5Loader().get_model_spec(model_of(shape))
+    spec.register_source_vocabulary(words)
+    spec.register_target_vocabulary(words)
+    spec.config.decoder_start_token = spec.config.bos_token = spec.config.unk_token = words[0]
+    spec.config.eos_token = words[1]
+    spec.validate()
+    spec.optimize()
+    with tempfile.TemporaryDirectory() as folder:
+        spec.save(folder)
+        translator = Translator(folder, device="cpu", compute_type=precision, inter_threads=1, intra_threads=1)
+    k = SHAPES[shape][1]
+
+    def answer(source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked = [[words[token] for token in row] for row in source.tolist()]
+        length = {"min_decoding_length": LEVELS, "max_decoding_length": LEVELS, "length_penalty": 0}
+        made = translator.translate_batch(asked, beam_size=k, num_hypotheses=k, return_scores=True, **length)
+        rows = [[number([int(word[1:]) for word in said]) for said in each.hypotheses] for each in made]
+        return np.array(rows), np.array([each.scores for each in made])
 
     return answer
 
@@ -162,7 +199,7 @@ def contestant(name: str, shape: str, batch: int, folder: Path) -> int:
         one_worker()  # as where Spark runs it
     if environment:
         torch.set_float32_matmul_precision("medium")  # F.linear by oneDNN; still fp32 on a machine without AMX
-    answer = {"tandem": tandem, "hf": hf, "peak": peak}[kind](shape, precision)
+    answer = {"tandem": tandem, "hf": hf, "ctranslate2": ctranslate2, "peak": peak}[kind](shape, precision)
     _, sources = world()
     answer(sources[:batch])
     print("ready", flush=True)
@@ -172,10 +209,11 @@ def contestant(name: str, shape: str, batch: int, folder: Path) -> int:
         for first in range(0, count, batch):
             answer(sources[first : first + batch])
         print(time.perf_counter() - begun, flush=True)
-    found = [answer(sources[first : first + batch]) for first in range(0, COMPARED, batch)] if kind != "peak" else []
-    if found:
+    compared = {"peak": {}, "ctranslate2": {"": answer, "-rival": hf(shape, "float32", free=True)}}.get(kind, {"": answer})
+    for suffix, of in compared.items():
+        found = [of(sources[first : first + batch]) for first in range(0, COMPARED, batch)]
         rows, scores = (np.concatenate(part)[:COMPARED] for part in zip(*found, strict=True))
-        np.savez(folder / f"{name}-{batch}.npz", rows=rows, scores=scores)
+        np.savez(folder / f"{name}-{batch}{suffix}.npz", rows=rows, scores=scores)
     return 0
 
 
@@ -238,7 +276,9 @@ def race(shape: str, rounds: int, seconds: float) -> dict[str, Any]:
     answers = {name: np.load(folder / f"{name}-{best[name]}.npz") for name in CONTESTANTS if not name.startswith("peak")}
     for row in rows:
         if (name := row["contestant"]) in answers:
-            row |= {"equal_users": equal(answers[name], answers["hf"]), "overlap": overlap(answers[name], answers["hf"])}
+            other = folder / f"{name}-{best[name]}-rival.npz"
+            rival = np.load(other) if other.exists() else answers["hf"]
+            row |= {"equal_users": equal(answers[name], rival), "overlap": overlap(answers[name], rival)}
     return {"shape": shape, "k": SHAPES[shape][1], "megaflops_per_user": megaflops(shape), "rows": rows}
 
 
@@ -293,7 +333,7 @@ def main() -> int:
         found = race(shape, chosen.rounds, chosen.seconds)
         command = f"python tests/benchmarks/decode.py {shape} --rounds {chosen.rounds} --seconds {chosen.seconds:g}"
         data = f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights"
-        common = origin(command, data, [0], "torch", "transformers", more="1 thread")
+        common = origin(command, data, [0], "torch", "transformers", "ctranslate2", more="1 thread")
         (HERE / "results" / f"decoding_{shape}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
         write(figures(found), common)
         for row in found["rows"]:

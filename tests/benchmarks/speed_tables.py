@@ -24,10 +24,10 @@ def decoding(path: Path) -> str:
         if (name := row["contestant"]).startswith("peak"):
             continue
         precision = "bf16" if "bf16" in name else "fp32"
-        share = row["median"] * held["megaflops_per_user"] / 1e3 / peak[precision]
+        share = f"{100 * row['median'] * held['megaflops_per_user'] / 1e3 / peak[precision]:.0f} %" if "int8" not in name else "–"
         users = f"{row['median']:.1f} [{min(row['rounds']):.1f}, {max(row['rounds']):.1f}]"
         ratio = f"{row['median'] / speed['hf']:.1f}"
-        lines.append(f"| {name} | {row['batch']} | {users} | {ratio} | {100 * row['equal_users']:.0f} % | {row['overlap']:.3f} | {100 * share:.0f} % |")
+        lines.append(f"| {name} | {row['batch']} | {users} | {ratio} | {100 * row['equal_users']:.0f} % | {row['overlap']:.3f} | {share} |")
     return "\n".join([*lines, "", "Peak: " + ", ".join(f"{precision} {value:.0f} GFLOP/s" for precision, value in peak.items()) + "."])
 
 
