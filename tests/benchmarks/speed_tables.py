@@ -133,4 +133,14 @@ def speed_costs(path: Path) -> str:
     return "\n".join([*lines, "", f"The estimate is for {wanted['users']:,} users, {wanted['items']:,} items and {wanted['events_per_user']} events each."])
 
 
-KINDS = (decoding, precision, catalogue, speed_corpora, speed_training, speed_million, speed_costs)
+def speed_names(path: Path) -> str:
+    """One row per step, in the order of the night."""
+    held = json.loads(path.read_text())
+    lines = [told(held), "", f"| {held['items']:,} items, {held['events']:,} events | seconds | rows a second | peak MB |", "|---|---|---|---|"]
+    for step in held["steps"]:
+        rate = f"{step['rows'] / step['seconds']:,.0f} {step['of']}"
+        lines.append(f"| {step['step']} | {step['seconds']:.0f} | {rate} | {step['peak_mb']:,} |")
+    return "\n".join(lines)
+
+
+KINDS = (decoding, precision, catalogue, speed_corpora, speed_training, speed_million, speed_costs, speed_names)
