@@ -80,6 +80,8 @@ def main() -> int:
     masks = [timed(lambda: large.allow(allowed))[0] for _ in range(ROUNDS)]
     data = vectors(rng)
     spread = float(((data - data.mean(axis=0)) ** 2).sum())
+    for side in (ours, plain_faiss):
+        side(data[:2000])  # once before it counts: libraries are imported
     codings = [(timed(lambda: ours(data)), timed(lambda: plain_faiss(data))) for _ in range(3)]
     seconds = [[round(pair[side][0], 3) for pair in codings] for side in (0, 1)]
     errors = [float((codings[0][side][1] ** 2).sum()) / spread for side in (0, 1)]
