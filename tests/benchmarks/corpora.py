@@ -5,8 +5,8 @@
 A log of `--events` events by a twentieth as many users (lognormal activity), 50,000 items, eight zstd files in the order of time; each engine
 writes (user_id, the latest 50 actions, oldest first) as Parquet, on all cores. The usual recipe is `sort_array(collect_list(struct))`, cut afterwards.
 All four outputs must have the same rows, by a hash that knows no order. Beside them, as a guide to what Spark's exchange costs: the events brought together
-by user and written as they are, no histories made. Then tandem alone at a tenth and at a third of the events (its slope), and once more with a user of a million
-events. Spark is warm: a first round does not count. Writes tests/benchmarks/results/speed_corpora.json and a file per figure.
+by user and written as they are, no histories made. Then tandem alone at a tenth and at a third of the events (its slope), and once more with a user of a
+million events. Spark is warm: a first round does not count. Writes tests/benchmarks/results/speed_corpora.json and a file per figure.
 """
 
 import argparse
