@@ -14,17 +14,16 @@ The first check that a row fails is its reason, in the order of `verdict`; then 
 stands `erased`: a user who asked to be forgotten (`jobs.erase`).
 Nothing is written before the drop is known to be readable and of the expected columns; events and items only after the checks passed.
 
-Shuffles: events by user and day (bots), by event_id (duplicates, and against earlier drops), the catalogue by item_id; the join with the
+Shuffles: counts by user and day (bots), events by event_id (duplicates, and against earlier drops), the catalogue by item_id; the join with the
 catalogue broadcasts it where it is small. Aggregates on the driver are sources × reasons × days.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from functools import reduce
 
-from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -43,6 +42,8 @@ OPTIONAL = ("event_id", "action", "session_id", "ingested_at", "sequence")
 ERASED = "erased"  # the reason of rows of users who asked to be forgotten; it tells nothing of the data's quality
 VOLUME_DAYS = 7  # days that a day's volume is held against
 
+Persist = Callable[[DataFrame], DataFrame]
+
 log = logging.getLogger("tandem")
 
 
@@ -60,31 +61,36 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
         deliveries = open_sources(spark, config, day, allow_empty)
         versions = {name: delivery.version for name, delivery in deliveries.items() if delivery.version is not None}
         items = persist(judge_catalogue(deliveries.pop("catalogue").rows, config.ingest))
-        arrived = persist(arrivals(spark, config, day, deliveries))
-        rows_in = {row["source"]: row["count"] for row in arrived.groupBy("source").count().collect()} | {"catalogue": items.count()}
+        rows_in = {"catalogue": items.count()}  # first: how large it is, decides how the logs are joined with it
+        alone = judge_alone(arrivals(config, day, deliveries), items, config.ingest, day, erased(spark, config))
+        arrived = unseen(spark, config, day, persist(alone))
+        rows_in |= {row["source"]: row["count"] for row in arrived.groupBy("source").count().collect()}
         refuse_empty(rows_in, deliveries, day, allow_empty)
-        judged = persist(judge(arrived, items, earlier_ids(spark, config, day), config.ingest, day, erased(spark, config)))
+        judged = persist(judge(arrived, earlier_ids(spark, config, day), config.ingest))
         outcome = tally(judged, items)
         refuse_missing_column(spark, config, day, outcome, rows_in)
         bad = quarantine_rows(judged.unionByName(items, allowMissingColumns=True), day, run_id)
-        quarantined = replace(spark, config, QUARANTINE, day, bad, run_id, allow_empty=True)["rows"]
+        quarantined = replace(spark, config, QUARANTINE, day, bad, run_id, allow_empty=True, held=True)["rows"]
         found = verdicts(config, rows_in, outcome, versions) + volumes(spark, config, day, outcome, rows_in)
         record(spark, config, "ingest", day, found, run_id)
         days = accepted_days(outcome, day, allow_empty)
-        written = {"quarantine": quarantined, "items": replace(spark, config, ITEMS, day, good_items(items, day), run_id)["rows"]}
-        written["events"] = write_events(spark, config, day, days, judged, run_id, {"sources": versions})
+        written = {"quarantine": quarantined, "items": replace(spark, config, ITEMS, day, good_items(items, day), run_id, held=True)["rows"]}
+        frames = events_of(spark, config, day, days, judged, persist)
+        for each, rows in frames.items():
+            replace(spark, config, EVENTS, each, rows, run_id, allow_empty=True, held=True, details={"sources": versions})
+        written["events"] = sum(days.values())
     reasons = {f"{source}: {reason}": rows for (source, reason, _), rows in sorted(outcome.items(), key=str) if reason}
     log.info("ingest %s: %s rows in, written %s, refused %s", day, rows_in, written, reasons)
     return {"rows": written, "rows_in": rows_in, "reasons": reasons}
 
 
 @contextmanager
-def persisting() -> Iterator[Callable[[DataFrame], DataFrame]]:
+def persisting() -> Iterator[Persist]:
     """Persists frames until the block ends, however it ends: a frame left in the cache would answer the next run for the same path."""
     kept: list[DataFrame] = []
 
     def persist(frame: DataFrame) -> DataFrame:
-        kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        kept.append(frame.persist())
         return frame
 
     try:
@@ -115,21 +121,26 @@ def open_sources(spark: SparkSession, config: Config, day: date, allow_empty: bo
     return opened
 
 
-def arrivals(spark: SparkSession, config: Config, day: date, deliveries: dict[str, Delivery]) -> DataFrame:
-    """The typed rows of the drop, of all logs (see `log_rows`); each source row once."""
+def arrivals(config: Config, day: date, deliveries: dict[str, Delivery]) -> DataFrame:
+    """The typed rows of the drop, of all logs (see `log_rows`), and those of no time, which are of any drop."""
     logs = [log_rows(delivery.rows, name, sources_of(config)[name]) for name, delivery in deliveries.items()]
     rows = reduce(DataFrame.unionByName, logs)
     arrival = F.coalesce(F.col("drop"), F.to_date("ingested_at"), F.to_date("event_ts"))
     rows = rows.withColumn("arrival", arrival)
     mine = F.col("arrival") <= F.lit(day) if day == config.ingest.base_day else F.col("arrival") == F.lit(day)
-    rows = rows.where(mine | F.col("arrival").isNull())
+    return rows.where(mine | F.col("arrival").isNull())
+
+
+def unseen(spark: SparkSession, config: Config, day: date, rows: DataFrame) -> DataFrame:
+    """The rows but those of no time that another day's run has judged already."""
     if not exists(spark, config, QUARANTINE):
         return rows
-    # Undated rows that another day's run has already judged, counted, as two of them may look the same.
+    undated = F.col("arrival").isNull()
+    # Counted, as two of them may look the same.
     seen = read(spark, config, QUARANTINE).where(F.col("ds") != F.lit(day)).groupBy("source", "payload_hash").agg(F.count("*").alias("seen"))
-    copy = F.row_number().over(Window.partitionBy("source", "payload_hash").orderBy("malformed"))
-    rows = rows.withColumn("copy", F.when(F.col("arrival").isNull(), copy)).join(seen, ["source", "payload_hash"], "left")
-    return rows.where(F.col("arrival").isNotNull() | (F.col("copy") > F.coalesce("seen", F.lit(0)))).drop("copy", "seen")
+    copy = F.row_number().over(Window.partitionBy("source", "payload_hash").orderBy("reason"))
+    fresh = rows.where(undated).withColumn("copy", copy).join(seen, ["source", "payload_hash"], "left").where(F.col("copy") > F.coalesce("seen", F.lit(0)))
+    return rows.where(~undated).unionByName(fresh.select(*rows.columns))
 
 
 def earlier_ids(spark: SparkSession, config: Config, day: date) -> DataFrame | None:
@@ -157,24 +168,32 @@ def midnight(day: date) -> Column:
     return F.lit(day).cast("timestamp")
 
 
-def judge(arrived: DataFrame, items: DataFrame, earlier: DataFrame | None, limits: Ingest, day: date, erased: DataFrame | None = None) -> DataFrame:
-    """Every arrived row with its reason (null: accepted) and its place: the EVENTS columns, source, payload_hash, payload.
-
-    The outcome does not depend on the order of rows: of one event_id the earliest (event_ts, ingested_at) wins, then the source's name
-    and the row's hash.
-    """
+def judge_alone(arrived: DataFrame, items: DataFrame, limits: Ingest, day: date, erased: DataFrame | None = None) -> DataFrame:
+    """Every arrived row with the first check that it fails whatever the other rows are, and its event_id, if need be made of its content."""
     known = items.where("reason IS NULL").select("item_id", F.lit(True).alias("known"))
     rows = arrived.join(known, "item_id", "left").withColumn("reason", verdict(limits, day))
     if erased is not None:
         before = F.coalesce(F.to_date("event_ts") <= F.col("erased_until"), F.lit(True))
         rows = rows.join(F.broadcast(erased), (F.sha2("user_id", 256) == F.col("user_hash")) & before, "left")
         rows = rows.withColumn("reason", F.when(F.col("user_hash").isNotNull(), ERASED).otherwise(F.col("reason")))
-    good = F.col("reason").isNull()
-    busy = F.count_if(good).over(Window.partitionBy("user_id", F.to_date("event_ts")))
-    rows = rows.withColumn("reason", F.when(good & (busy > limits.max_events_per_user_day), "bot").otherwise(F.col("reason")))
     told = ("source", "user_id", "item_id", F.unix_micros("event_ts"), "action", "query", "session_id", "sequence")
     content = F.to_json(F.array(*(F.coalesce(F.col(each).cast("string") if isinstance(each, str) else each.cast("string"), F.lit("")) for each in told)))
     rows = rows.withColumn("event_id", F.coalesce("event_id", F.substring(F.sha2(content, 256), 1, 32)))
+    of_no_use = ("known", "malformed", "user_hash", "erased_until", *(name for name in rows.columns if name.startswith("has_")))
+    return rows.drop(*of_no_use)
+
+
+def judge(arrived: DataFrame, earlier: DataFrame | None, limits: Ingest) -> DataFrame:
+    """Every row, judged alone, with its reason (null: accepted) and its place: the EVENTS columns, source, payload_hash, payload.
+
+    The outcome does not depend on the order of rows: of one event_id the earliest (event_ts, ingested_at) wins, then the source's name
+    and the row's hash.
+    """
+    rows = arrived.withColumn("event_day", F.to_date("event_ts"))
+    # At most one row in max_events_per_user_day is of another busy day: broadcast, while a window would move every row.
+    busy = rows.where("reason IS NULL").groupBy("user_id", "event_day").count().where(F.col("count") > limits.max_events_per_user_day)
+    rows = rows.join(F.broadcast(busy), ["user_id", "event_day"], "left")
+    rows = rows.withColumn("reason", F.coalesce("reason", F.when(F.col("count").isNotNull(), "bot")))
     # A row that is refused already does not make a duplicate of another: good ones stand first.
     order = (F.col("reason").isNotNull(), "event_ts", "ingested_at", "source", "payload_hash")
     again = F.row_number().over(Window.partitionBy("event_id").orderBy(*order)) > 1
@@ -182,7 +201,7 @@ def judge(arrived: DataFrame, items: DataFrame, earlier: DataFrame | None, limit
         rows = rows.join(earlier, "event_id", "left")
         again = again | F.col("told").isNotNull()
     rows = rows.withColumn("reason", F.coalesce("reason", F.when(again, "duplicate")))
-    place = F.greatest(F.to_date("event_ts"), F.lit(limits.base_day or date(1970, 1, 1)))
+    place = F.greatest("event_day", F.lit(limits.base_day or date(1970, 1, 1)))
     seen = F.greatest(F.coalesce("ingested_at", "event_ts"), F.col("drop").cast("timestamp"))
     rows = rows.withColumn("payload", F.when(F.col("reason") == ERASED, "{}").when(F.col("reason").isNotNull(), payload())).withColumn(
         "sequence", F.coalesce("sequence", F.lit(0))
@@ -276,8 +295,8 @@ def accepted_days(outcome: dict, day: date, allow_empty: bool) -> dict[date, int
     return days
 
 
-def write_events(spark: SparkSession, config: Config, day: date, days: dict[date, int], judged: DataFrame, run_id: str, details: dict) -> int:
-    """Replace the day, and each open day that the drop adds to (or no longer does); returns the rows of the drop that were accepted."""
+def events_of(spark: SparkSession, config: Config, day: date, days: Iterable[date], judged: DataFrame, persist: Persist) -> dict[date, DataFrame]:
+    """Day → all its events, now that the drop is judged: of the day, and of each open day that the drop adds to (or no longer does)."""
     frame = accepted = judged.where("reason IS NULL").select(*EVENTS.names)
     touched = set(days)
     if day != config.ingest.base_day and exists(spark, config, EVENTS):
@@ -286,8 +305,5 @@ def write_events(spark: SparkSession, config: Config, day: date, days: dict[date
         touched |= {row["ds"] for row in now.where(mine).select("ds").distinct().collect()}
         # A row that a later drop gave stays, unless this drop has it too: first come, first kept.
         others = now.where(~mine).join(accepted.select("event_id"), "event_id", "left_anti")
-        frame = accepted.union(others.select(*EVENTS.names))
-    for each in sorted(touched):
-        rows = frame.where(F.col("ds") == F.lit(each))
-        replace(spark, config, EVENTS, each, rows, run_id, allow_empty=True, details=details)
-    return sum(days.values())
+        frame = persist(accepted.union(others.select(*EVENTS.names)))
+    return {each: frame.where(F.col("ds") == F.lit(each)) for each in sorted(touched)}

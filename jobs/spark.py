@@ -54,6 +54,9 @@ def session(config: Config) -> SparkSession:
         .config("spark.databricks.delta.snapshotPartitions", 2)  # the default runs 50 tasks per snapshot read
         .config("spark.sql.sources.parallelPartitionDiscovery.parallelism", 2)
         .config("spark.sql.files.openCostInBytes", 512 * 1024)  # many small day partitions: pack them into few tasks
+        .config("spark.sql.autoBroadcastJoinThreshold", "64m")  # ids of a million items; each join that moves no log saves its sort
+        # What a step persists it reads two or three times: looking for the best compression of each column cost more (half of a persist's time).
+        .config("spark.sql.inMemoryColumnarStorage.compressed", "false")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", 1024)
         .config("spark.sql.execution.pyspark.udf.faulthandler.enabled", "true")
         .config("spark.sql.execution.pyspark.udf.idleTimeoutSeconds", 1800)

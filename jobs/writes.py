@@ -18,7 +18,6 @@ from datetime import date
 from typing import Any
 
 from delta import DeltaTable
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -126,11 +125,13 @@ def replace(
     run_id: str,
     *,
     allow_empty: bool = False,
+    held: bool = False,
     details: Mapping[str, Any] | None = None,
     **partition: str,
 ) -> dict[str, int]:
     """Make the frame the whole content of one day (and of further partition columns, where named) of the table.
 
+    The frame is read twice and kept meanwhile; unless it is `held`: it takes no more than a filter from what the caller persists.
     Returns {"rows": rows of the day, "written": rows committed, 0 where the content was already there}.
     Raises BadData: another schema, rows of another day, a null or a failed check (named), or no rows. The table is then as it was.
     Raises Transient: another writer changed the same day meanwhile.
@@ -140,7 +141,9 @@ def replace(
         if name not in table.partition or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,200}", value):
             raise BadArgument(f"partition {name} = {value!r} of table {table.name}: expected a column of {table.partition} and letters, digits or _.:-")
     condition = " AND ".join(f"{name} = '{value}'" for name, value in where.items())
-    frame = conform(table, frame).persist(StorageLevel.MEMORY_AND_DISK)
+    frame = conform(table, frame)
+    if not held:
+        frame = frame.persist()
     if not DRY_RUN.get():
         WRITTEN.add(table.name)
     try:
@@ -159,7 +162,8 @@ def replace(
         commit(writer.option("userMetadata", json.dumps(metadata)), path)
         return {"rows": new["rows"], "written": new["rows"]}
     finally:
-        frame.unpersist()
+        if not held:
+            frame.unpersist()
 
 
 def would_change(spark: SparkSession, table: Table, path: str, frame: DataFrame, condition: str) -> bool:

@@ -307,7 +307,8 @@ def test_conservation_and_winners_do_not_depend_on_the_order_of_rows(spark):
         text = frame.selectExpr("*", "CAST(NULL AS STRING) query", "CAST(NULL AS STRING) session_id", "CAST(NULL AS STRING) sequence", "false malformed")
         typed = rows.log_rows(text.withColumn("drop", F.lit(D3)), "interactions", Source(path="-", format="jsonl")).withColumn("arrival", F.lit(D3))
         items = spark.createDataFrame([("i1", None)], "item_id STRING, reason STRING")
-        outcomes.append(ingest.judge(typed, items, None, Ingest(max_events_per_user_day=9), D3).toPandas())
+        limits = Ingest(max_events_per_user_day=9)
+        outcomes.append(ingest.judge(ingest.judge_alone(typed, items, limits, D3), None, limits).toPandas())
     columns = ["event_id", "user_id", "event_ts", "ingested_at", "payload_hash", "reason"]
     judged = [outcome[columns].fillna("").sort_values(columns, ignore_index=True) for outcome in outcomes]
     assert judged[0].equals(judged[1]) and judged[0].equals(judged[2])
