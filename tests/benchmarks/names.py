@@ -1,11 +1,11 @@
 """A large catalogue on its way to names: read, embedded, named; how many rows a second, and the memory of it all.
 
-    python tests/benchmarks/names.py [--items 1000000] [--events 2000000]
+    python tests/benchmarks/names.py [--items 1000000] [--events 2000000] [--steps log copy ingest]
 
 A simulated log, loaded at once: events by a tenth as many users on items of skewed popularity; items with a title of four and a text of twelve of 20,000
 words. Each step is a process of its own; its seconds begin when Spark has started, its memory is that of the whole process tree, Spark's among it. `copy` is
 what ingest is held against: Spark copies the same files into Delta tables without a look at a row. `text` and `als` are what embed_items makes, each alone
-and written nowhere. Writes tests/benchmarks/results/speed_names.json. Run it while nothing else runs.
+and written nowhere. Writes tests/benchmarks/results/speed_names.json, where no step is left out. Run it while nothing else runs.
 """
 
 import argparse
@@ -113,6 +113,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--items", type=int, default=1_000_000)
     options.add_argument("--events", type=int, default=2_000_000)
+    options.add_argument("--steps", choices=STEPS, nargs="+", default=list(STEPS), help="these alone, of which each needs those before it that write")
     options.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -123,11 +124,14 @@ def main() -> int:
     counted = {"": 0, "items": chosen.items, "events": chosen.events, "events and items": chosen.items + chosen.events}
     steps = []
     with tempfile.TemporaryDirectory(prefix="names-") as name:
-        for step, (_, rows) in STEPS.items():
+        for step in chosen.steps:
+            rows = STEPS[step][1]
             subprocess.run([sys.executable, __file__, "--step", step, "--folder", name, *size], cwd=REPOSITORY, check=True)
             found = json.loads(Path(name, "step.json").read_text()) | {"rows": counted[rows], "of": rows}
             print(found, flush=True)
             steps += [found] if rows else []
+    if chosen.steps != list(STEPS):
+        return 0
     common = origin(" ".join(["python tests/benchmarks/names.py", *size]), "simulated", [0], "pyspark")
     found = {"items": chosen.items, "events": chosen.events, "steps": steps}
     (HERE / "results" / "speed_names.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
