@@ -11,8 +11,6 @@ from jobs.config import Config, load
 
 # Tiny models on few cores: threads of theirs would only wait for each other, and for Spark's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Every JVM of the tests, a night's ones too, lives for seconds on a handful of rows: compiling its code twice costs more than it saves.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

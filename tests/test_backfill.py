@@ -44,7 +44,11 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     environment = airflow_environment(home, TANDEM_PYTHON=str(stub), AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE="False", **{k: str(v) for k, v in address.items()})
 
     def command(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "airflow", *words], env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+        # A transaction of SQLite's that has read what another has written since is refused at once, whatever the timeout: it is rolled back, and typed again.
+        for _ in range(5):
+            done = subprocess.run([sys.executable, "-m", "airflow", *words], env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+            if "database is locked" not in done.stderr:
+                break
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
         return done.stdout
 
