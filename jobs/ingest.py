@@ -190,7 +190,7 @@ def judge(arrived: DataFrame, earlier: DataFrame | None, limits: Ingest) -> Data
     and the row's hash.
     """
     rows = arrived.withColumn("event_day", F.to_date("event_ts"))
-    # At most one row in max_events_per_user_day is of another busy day: broadcast, while a window would move every row.
+    # Broadcast, since a busy day holds more than max_events_per_user_day rows: there are few. A window would move every row.
     busy = rows.where("reason IS NULL").groupBy("user_id", "event_day").count().where(F.col("count") > limits.max_events_per_user_day)
     rows = rows.join(F.broadcast(busy), ["user_id", "event_day"], "left")
     rows = rows.withColumn("reason", F.coalesce("reason", F.when(F.col("count").isNotNull(), "bot")))

@@ -14,7 +14,6 @@ from jobs.sections import Ingest, Source
 SURFACES = {"interactions": "recommendation", "searches": "search"}
 # C0 and C1 controls but white space, bidirectional overrides, byte-order marks inside, replaced bytes.
 CONTROLS = r"[\x00-\x08\x0E-\x1F\x7F-\x84\x86-\x9F\u202A-\u202E\u2066-\u2069\uFEFF\uFFFD]"
-PLAIN = r"^[ -~]*+$"  # printable ASCII; a single range is compared several times as fast as the many of CONTROLS
 NO_ID = r"^(?i)(null|nan|none|undefined)?$"  # what exporters write where there is nothing
 BAD_ID = r'^(-\d+(\.\d+)?$|\{"|\[)'  # negative numbers, objects, arrays
 LAST_MICROS = 4_102_444_800_000_000  # the year 2100: later is another unit, not a time
@@ -34,12 +33,7 @@ def normalize_query(text: Column) -> Column:
 
 
 def squeeze(text: Column) -> Column:
-    # Leaves a single space alone: a pattern that replaces each of them by itself builds every text anew.
-    return F.trim(F.regexp_replace(text, r"\s{2,}|[^\S ]", " "))
-
-
-def has_controls(text: Column) -> Column:
-    return ~text.rlike(PLAIN) & text.rlike(CONTROLS)
+    return F.trim(F.regexp_replace(text, r"\s+", " "))
 
 
 def identifier(name: str) -> Column:
@@ -110,7 +104,7 @@ def verdict(limits: Ingest, day: date) -> Column:
         "query too long": (has("surface") == "search") & (has("query_length") > limits.max_query_chars),
         "unknown action": has("action").isNull(),
         "action too long": F.length("action") > limits.max_id_chars,
-        "control characters": has_controls(F.concat_ws(" ", *ids, "action", "query")),
+        "control characters": F.concat_ws(" ", *ids, "action", "query").rlike(CONTROLS),
     }
     return first_of(checks)
 
@@ -122,14 +116,14 @@ def first_of(checks: dict[str, Column]) -> Column:
 def catalogue_rows(rows: DataFrame, limits: Ingest) -> DataFrame:
     """Typed columns of the catalogue's rows, with the first check that each fails alone (reason)."""
 
-    def clean(text: Column) -> Column:
-        return squeeze(F.when(text.rlike(PLAIN), text).otherwise(F.regexp_replace(text, CONTROLS, " ")))
+    def clean(text: Column | str) -> Column:
+        return squeeze(F.regexp_replace(text, CONTROLS, " "))
 
     available = F.nullif(F.trim("is_available"), F.lit(""))
     typed = rows.withColumns(
         {"given_length": F.length("title"), "categories": F.transform(category_names(F.col("categories")), clean), "item_id": identifier("item_id")}
-    ).withColumns({"title": F.left(clean(F.col("title")), F.lit(limits.max_text_chars))})
-    words = F.concat_ws(" ", "title", clean(F.col("text")), F.array_join("categories", " "))
+    ).withColumns({"title": F.left(clean("title"), F.lit(limits.max_text_chars))})
+    words = F.concat_ws(" ", "title", clean("text"), F.array_join("categories", " "))
     checks = {
         "malformed": F.col("malformed"),
         "missing item_id": F.col("item_id").isNull(),
@@ -137,7 +131,7 @@ def catalogue_rows(rows: DataFrame, limits: Ingest) -> DataFrame:
         "bad item_id": F.col("item_id").rlike(BAD_ID),
         "bad is_available": available.isNotNull() & available.try_cast("boolean").isNull(),
         "item_id too long": F.length("item_id") > limits.max_id_chars,
-        "control characters": has_controls(F.col("item_id")),
+        "control characters": F.col("item_id").rlike(CONTROLS),
     }
     told = F.struct(digest("item_id"), F.col("given_length").alias("title"), F.length("raw").alias("length"))
     return typed.select(
