@@ -24,6 +24,7 @@ TABLES = (
     "gensr_plateau",
     "information",
     "parts_",
+    "joint_",
     "catalogue",
     "precision",
     "speed_",
@@ -74,6 +75,36 @@ def test_a_study_becomes_figures_and_a_table(tmp_path: Path, monkeypatch: pytest
     table = benchmark("readme").study(tmp_path / "study_h1.json")
     assert "| recommend | 0 | +60 % [-67 %, +187 %] | +60 % [-67 %, +187 %] | +45 % [-19 %, +109 %] |" in table
     assert "| recommend | 1.50 | +15 % [-49 %, +79 %] |" in table and "seeds 0, 1" in table
+
+
+def test_a_joint_study_becomes_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seeds, joint .2 and .4, alone .1: what each reached comes from the lake's rows, slices that no page shows are left out."""
+    monkeypatch.syspath_prepend(REPOSITORY / "tests" / "benchmarks")
+    joint, day = benchmark("joint"), date(2026, 11, 21)
+    values = {"model": (0.2, 0.4), "TASK_same_epochs": (0.1, 0.1), "TASK_same_steps": (0.1, 0.1)}
+    rows = [
+        {"ds": day, "study": "joint", "side": task, "seed": seed, "figure": f"{model.replace('TASK', task)}.{figure}", "value": held[seed]}
+        for task in ("recommend", "search")
+        for model, held in values.items()
+        for seed in (1, 0)
+        for figure in ("all.ndcg@10", "all.recall@30", "item:head.ndcg@10")
+    ]
+    write_deltalake(str(tmp_path / "studies"), pa.Table.from_pylist(rows), partition_by=["ds", "study"])
+    reached = joint.reached(tmp_path, day)
+    assert reached["search"]["model.ndcg@10"] == [0.2, 0.4] and set(reached["recommend"]) == {
+        f"{model}.{figure}" for model in ("model", "recommend_same_epochs", "recommend_same_steps") for figure in ("ndcg@10", "recall@30")
+    }
+    gains = {f"{task}.{name}.{task}_same_steps": [2.0, 1.0, 3.0] for task in ("recommend", "search") for name in ("item:head", "all", "history:0")}
+    told = {"command": "c", "machine": "m", "seeds": [0, 1], "date": "d", "commit": "x", "advice": "joint", "logs": {"kl": 0.5}}
+    path = tmp_path / "joint_x.json"
+    path.write_text(json.dumps(told | {"reached": reached, "gains": gains}))
+    lines = benchmark("readme").joint(path).splitlines()
+    assert lines[2] == "KL(recommend to search), nats: 0.50. The study's advice: *joint*"
+    assert [line for line in lines if line.startswith("| **joint** | 0.3000 [")] and "| alone, same steps | 0.1000 [0.1000, 0.1000]" in "\n".join(lines)
+    assert lines[-2:] == [
+        "| all | – | +200 % [+100 %, +300 %] | – | +200 % [+100 %, +300 %] |",
+        "| item:head | – | +200 % [+100 %, +300 %] | – | +200 % [+100 %, +300 %] |",
+    ]
 
 
 def test_seeds_measured_on_two_machines_become_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

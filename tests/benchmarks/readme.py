@@ -23,6 +23,14 @@ KNOBS = {  # of a study: the knob's name in a point, in words, and the control t
     "cap": ("added", "search examples", "search shuffled"),
 }
 
+LIKENESS = {  # of two logs, as `study joint` measures it
+    "kl": "KL(recommend to search), nats:",
+    "search_items_in_recommend": "searched items that were also used:",
+    "recommend_items_in_search": "used items that were also searched:",
+    "redundancy": "pair redundancy:",
+}
+SLICES = ("all", "item:", "other log:", "pairs:")
+
 
 def night(path: Path) -> str:
     """One night's tables: quality of both tasks, then time and memory of the steps."""
@@ -234,6 +242,29 @@ def parts(path: Path) -> str:
     return "\n".join(lines).rstrip()
 
 
+def joint(path: Path) -> str:
+    """One log's tables: the joint model beside each task alone, then its gains over it by slice."""
+    held = json.loads(path.read_text())
+    seeds = ", ".join(map(str, held["seeds"]))
+    lines = [f"`TANDEM_DATA=… {held['command']}` · {held['machine']} · seeds {seeds} · {held['date']} · commit {held['commit']}", ""]
+    told = " · ".join(f"{named} {held['logs'][name]:.2f}" for name, named in LIKENESS.items() if name in held["logs"])
+    lines += [f"{told}. The study's advice: *{held['advice']}*", ""]
+    tasks, alone = ("recommend", "search"), ("same_epochs", "same_steps")
+    columns = [(task, figure) for task in tasks for figure in ("ndcg@10", "recall@30")]
+    lines += ["| NDCG@10, Recall@30 | " + " | ".join(f"{task} {figure}" for task, figure in columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in ("model", *alone):
+        cells = [mean_of(held["reached"][task][f"{name if name == 'model' else f'{task}_{name}'}.{figure}"]) for task, figure in columns]
+        lines.append(f"| {'**joint**' if name == 'model' else f'alone, {name}'.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    compared = [(task, name) for task in tasks for name in alone]
+    heads = [f"{task}, over {name.replace('_', ' ')}" for task, name in compared]
+    lines += ["", "| gain of joint training in NDCG@10 | " + " | ".join(heads) + " |", "|---|" + "---|" * len(compared)]
+    slices = dict.fromkeys(figure.split(".")[1] for figure in held["gains"])
+    for name in sorted((each for each in slices if each.startswith(SLICES)), key=lambda each: (each != "all", each)):
+        gains = [held["gains"].get(f"{task}.{name}.{task}_{than}") for task, than in compared]
+        lines.append(f"| {name} | " + " | ".join(percent(gain) if gain else "–" for gain in gains) + " |")
+    return "\n".join(lines)
+
+
 def mean_of(values: list[float] | None) -> str:
     if not values:
         return "–"
@@ -243,7 +274,7 @@ def mean_of(values: list[float] | None) -> str:
 
 def filled(text: str) -> str:
     made = {"tables": describe}
-    for kind in (night, study, identifiers, dual, quality, gensr_plateau, information, parts, faults, *SPEED):
+    for kind in (night, study, identifiers, dual, quality, gensr_plateau, information, parts, joint, faults, *SPEED):
         made |= {path.stem: lambda kind=kind, path=path: kind(path) for path in (HERE / "results").glob(f"{kind.__name__}*.json")}
 
     def between(match: re.Match[str]) -> str:
