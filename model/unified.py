@@ -121,14 +121,17 @@ def from_sizes(size: str, text_size: int, level_sizes: Sequence[int], dropout: f
         num_decoder_layers=decoder_layers,
         dropout_rate=dropout,
         feed_forward_proj="relu",
-        tie_word_embeddings=tied,
         pad_token_id=PAD,
         eos_token_id=EOS,
         decoder_start_token_id=PAD,
         use_cache=False,
     )
     config.scale_decoder_outputs = False  # T5's d_model ** -0.5 flattens a softmax over items: it learns 3 times slower
-    model = UnifiedModel(T5ForConditionalGeneration(config), text_size, level_sizes, whole_vocabulary)
+    backbone = T5ForConditionalGeneration(config)
+    if not tied:  # T5Config takes `tie_word_embeddings = False` for another scale of the outputs, and ties all the same
+        backbone.lm_head.weight = nn.Parameter(torch.empty_like(backbone.shared.weight))
+        config.tie_word_embeddings = False
+    model = UnifiedModel(backbone, text_size, level_sizes, whole_vocabulary)
     for rows in {id(p): p for p in (model.t5.shared.weight, model.t5.lm_head.weight)}.values():
         nn.init.normal_(rows, std=INITIAL_STD)
     return model
@@ -140,12 +143,15 @@ def from_checkpoint(path: str, level_sizes: Sequence[int], dropout: float, text_
     New rows: mean of the old ones + N(0, 0.02) (reference: bridge, choice 8).
     """
     backbone = T5ForConditionalGeneration.from_pretrained(path, use_safetensors=True, dropout_rate=dropout)
-    for embedding in {id(m): m for m in (backbone.shared, backbone.lm_head)}.values():
+    # Not what its config says: T5Config says "tied" of checkpoints that bring a head of their own (T5 1.1, flan), too.
+    tied = backbone.lm_head.weight is backbone.shared.weight
+    for embedding in (backbone.shared, backbone.lm_head):
         text_rows = embedding.weight.data[:text_size]
         new_rows = text_rows.mean(dim=0) + 0.02 * torch.randn(text_size + sum(level_sizes) - len(text_rows), text_rows.shape[1])
         embedding.weight = nn.Parameter(torch.cat([text_rows, new_rows.to(text_rows.dtype)]))
     backbone.config.vocab_size = text_size + sum(level_sizes)
-    if backbone.config.tie_word_embeddings:
+    backbone.config.tie_word_embeddings = tied
+    if tied:
         backbone.lm_head.weight = backbone.shared.weight
     backbone.encoder.embed_tokens = backbone.shared
     backbone.decoder.embed_tokens = backbone.shared

@@ -34,6 +34,8 @@ def random_model(gated: bool = False, tied: bool = True, layers: int = 2, text_s
         relative_attention_max_distance=16,
     )
     backbone = T5ForConditionalGeneration(config).eval()
+    if not tied:  # what the config alone does not do
+        backbone.lm_head.weight = torch.nn.Parameter(torch.randn_like(backbone.shared.weight))
     for parameter in backbone.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return UnifiedModel(backbone, text_size, level_sizes).eval()
