@@ -25,6 +25,16 @@ def save(spark: SparkSession, config: Config, row: DataFrame) -> None:
         merge.whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
 
 
+def renew(spark: SparkSession, config: Config, day: date, model_version: str) -> None:
+    """The day's candidate is this model again, though another was trained for the day since (a weekly one, a trial); its status stays."""
+    now = candidate(spark, config, day)
+    if now is not None and now.model_version != model_version:
+        table = DeltaTable.forPath(spark, path_of(config, MODELS))
+        WRITTEN.add(MODELS.name)
+        with conflict_is_transient(path_of(config, MODELS)):
+            table.update(F.col("model_version") == F.lit(model_version), {"trained_at": F.current_timestamp()})
+
+
 def set_status(spark: SparkSession, config: Config, model_version: str, status: str) -> None:
     """trained → passed or failed."""
     table = DeltaTable.forPath(spark, path_of(config, MODELS))
@@ -39,7 +49,7 @@ def known(spark: SparkSession, config: Config, model_version: str) -> bool:
 
 
 def candidate(spark: SparkSession, config: Config, day: date) -> Row | None:
-    """The model trained for the day, whatever its status."""
+    """The model that was last trained, or asked for again, for the day, whatever its status."""
     if not exists(spark, config, MODELS):
         return None
     return read(spark, config, MODELS).where(F.col("ds") == F.lit(day)).orderBy(F.desc("trained_at")).first()

@@ -75,14 +75,14 @@ def run(config: Config, day: date, run_id: str) -> dict:
         may = items if name != QUERY_SUGGESTIONS.name else suggestible(config, events_known(spark, config, day), day)
         found[name] = measure(as_answers(frame), may, as_answers(old)).first().asDict()  # one row of counts
         log.info("release: %s: %d rows answer %d requests", name, found[name]["rows"], found[name]["requests"])
-    checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(rows, name, day))]
+    status = "backfilled" if before and day < before.ds else "released"
+    checks = [check for name, counts in found.items() for check in judge(config, name, counts, earlier(rows, name, day), status == "released")]
     record(spark, config, "release", day, checks + judge_model(spark, config, found), run_id)
 
     published = {name: publish(spark, config, STAGED_OF[name][0], day, frame, run_id) for name, frame in staged.items()}
     written = sum(committed for committed, _ in published.values())
     outputs = {name: version for name, (_, version) in published.items()}
     counts = {name: {"rows": f["rows"], "requests": f["requests"]} for name, f in found.items()}
-    status = "backfilled" if before and day < before.ds else "released"
     last = next((row for row in rows if row.ds == day), None)
     known = last is not None and json.loads(last.output_versions) == outputs
     model_version = next(f["model"] for f in found.values() if f["rows"])
@@ -166,19 +166,23 @@ def measure(staged: DataFrame, items: DataFrame, old: DataFrame) -> DataFrame:
     )
 
 
-def judge(config: Config, table: str, counts: Mapping[str, int], earlier: list[int]) -> list[Check]:
-    """The checks of one table: what measure found, held against what is allowed and against earlier releases' requests."""
+def judge(config: Config, table: str, counts: Mapping[str, int], earlier: list[int], served: bool = True) -> list[Check]:
+    """The checks of one table: what measure found, held against what is allowed and against earlier releases' requests.
+
+    The volume is held against the median of these and against the last of them, and the smaller change counts: a shop that fills grows day by day, and
+    one odd day before this one says nothing. First items are held against what is served only where the day will be `served`, not where it is older.
+    """
     k = {RECOMMENDATIONS.name: config.recommend, SEARCH_RESULTS.name: config.search, QUERY_SUGGESTIONS.name: config.suggest}[table].k
     names = ("null_keys", "rank_gaps", "repeated_items", "unknown_items", "bad_scores", "rising_scores")
     checks = [Check(name, "fail", float(counts[name]), 0.0, counts[name] == 0) for name in names]
     checks.append(Check("deepest_rank", "fail", float(counts["deepest"]), float(k), counts["deepest"] <= k))
     checks.append(Check("fallback_share", "info", counts["fallback"] / max(counts["rows"], 1), None, True))
     median = statistics.median(earlier) if earlier else 0.0
-    change = abs(counts["requests"] / median - 1) if median else None
+    change = min((abs(counts["requests"] / usual - 1) for usual in (median, *earlier[-1:]) if usual), default=None)
     judged = len(earlier) >= MIN_RELEASES and median >= MIN_REQUESTS
     checks.append(limit("volume_change", change, config.release.max_volume_change, judged))
     share = counts["changed"] / counts["compared"] if counts["compared"] else None
-    checks.append(limit("changed_share", share, config.release.max_changed_share, counts["compared"] >= MIN_REQUESTS))
+    checks.append(limit("changed_share", share, config.release.max_changed_share, served and counts["compared"] >= MIN_REQUESTS))
     return [Check(f"{table}.{c.name}", c.severity, c.value, c.threshold, c.passed) for c in checks]
 
 

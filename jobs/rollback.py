@@ -1,6 +1,8 @@
 """Serve the release before the served one: one more row in releases, no data moves.
 
-Reads releases and the published tables. Writes one row of releases (status rollback). Knows nothing of models or staging.
+Reads releases and the published tables. Writes one row of releases (status rollback), and takes the model that is left out of use (`models.status`
+becomes failed), unless the release before was made by it, too: else the next night would learn from it, be held against it, and may serve it
+again. `evaluate` and `release` of its day put it back. Knows nothing of staging.
 
 The served release is the newest row of releases by `released_at`, backfilled days aside. A rollback row repeats the ds, run_id,
 model_version, versions and counts of an earlier release, so that `jobs.release.latest` reads exactly that release's rows, at the
@@ -16,7 +18,7 @@ from datetime import date
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs import mirror
+from jobs import mirror, registry
 from jobs.config import Config
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.release import point, releases
@@ -28,7 +30,7 @@ log = logging.getLogger("tandem")
 
 
 def run(config: Config, day: date, run_id: str) -> dict:
-    """Leave the day's release. Returns {"left", "served": days, "run_id": of the release now served}.
+    """Leave the day's release. Returns {"left", "served": days, "run_id": of the release now served, "withdrawn": the model taken out of use, or None}.
 
     Raises BadArgument (the day is not the served one), MissingInput (no earlier release), BadData (its rows are no longer whole).
     """
@@ -48,8 +50,11 @@ def run(config: Config, day: date, run_id: str) -> dict:
     row = (target.ds, target.run_id, target.model_version, "rollback", outputs, inputs, counts, target.config_hash, target.code_version)
     point(spark, config, row, run_id, now)
     mirror.promote(spark, config, day, run_id, target.model_version, seen)
-    log.info("rollback: left %s, serving %s", now.ds, target.ds)
-    return {"left": str(now.ds), "served": str(target.ds), "run_id": target.run_id}
+    withdrawn = now.model_version if now.model_version != target.model_version else None
+    if withdrawn:
+        registry.set_status(spark, config, withdrawn, "failed")
+    log.info("rollback: left %s, serving %s%s", now.ds, target.ds, f"; {withdrawn} is used no more" if withdrawn else "")
+    return {"left": str(now.ds), "served": str(target.ds), "run_id": target.run_id, "withdrawn": withdrawn}
 
 
 def verify(spark: SparkSession, config: Config, target: Row) -> None:

@@ -273,7 +273,7 @@ class Evaluate(Section):
 
 
 class Gate(Section):
-    max_drop: float = Field(default=0.02, ge=0, description="a task's NDCG@10 may fall this far below the served model's")
+    max_drop: float = Field(default=0.05, ge=0, description="share of the served model's NDCG@10 that a task may lose; more, and by more than chance, fails")
     min_coverage_ratio: float = Field(default=0.9, ge=0, description="catalogue coverage against the served model's")
     beat_popularity: bool = Field(default=True, description="a model worse than popularity on a task is not passed")
 
