@@ -31,6 +31,7 @@ INPUTS = (CORPORA, ITEMS, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS)
 # A thread that waits by spinning takes the core that another process needs: beside one, 2,250 rows/s became 150.
 # glibc gives big blocks back after every step and faults them in again: a third of a step's time on a CPU.
 PROCESS = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
+VERDICT = "exit"  # file of the work folder in which a trainer that refuses its data leaves its exit code
 SHAPING = ("corpora", "identifiers", "embed", "train", "gensr")  # the sections whose change makes another model
 
 
@@ -56,7 +57,9 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
         log.info("%s is there already: not trained again", spec["model_version"])
     else:
         launch(config, spec)
-    if not (there and registry.known(spark, config, spec["model_version"])):
+    if there and registry.known(spark, config, spec["model_version"]):
+        registry.renew(spark, config, day, spec["model_version"])
+    else:
         save(spark, config, day, spec, parent["model_version"] if parent else None, run_id)
     mirror.nominate(spark, config, day, run_id, spec["model_version"])
     return {"model_version": spec["model_version"], "trained": not there}
@@ -134,6 +137,8 @@ def fits(parent: Row, config: Config) -> bool:
     if RECIPES[config.train.recipe].second_stage:
         return False  # its first stage may name other items: words, slots and views begin anew
     held, new = json.loads(parent["config"]), config.model_dump(mode="json")
+    if config.identifiers.scheme == "semantic" and config.identifiers.retrain:
+        return False  # a new quantizer's codes mean other items than the parent's
     same_train = all(held["train"].get(key) == new["train"][key] for key in ("recipe", "backbone", "tasks", "tied", "pointers"))
     return same_train and held["identifiers"] == new["identifiers"]
 
@@ -154,7 +159,11 @@ def launch(config: Config, spec: dict[str, Any]) -> None:
     if shutil.which("setpriv") is None:
         raise MissingInput("setpriv of util-linux (Linux only) starts the trainer, and is not on the PATH: install util-linux")
     # Else a trainer whose launcher was killed would train on beside the retry's.
+    verdict = work / VERDICT
+    verdict.unlink(missing_ok=True)
     code = subprocess.run(["setpriv", "--pdeathsig", "KILL", *command], check=False, env=os.environ | PROCESS).returncode
+    if code > 0 and verdict.exists():  # torchrun ends in 1, whatever its processes ended in
+        code = int(verdict.read_text())
     if code == BadData.exit_code:
         raise BadData(f"the trainer refused the corpora of {spec['day']} (exit 65): its last line tells why")
     if code == Transient.exit_code:

@@ -89,7 +89,8 @@ class Examples:
 
 def read_table(path: str, version: int | None, columns: Sequence[str], day: date | None = None, until: date | None = None) -> pa.Table:
     """Columns of a Delta table at a version: all of it, or its day, or its days up to one."""
-    dataset = DeltaTable(path, version=version).to_pyarrow_dataset()
+    # Large: histories of three million rows hold more than the 2 GiB that 32-bit offsets can tell apart.
+    dataset = DeltaTable(path, version=version).to_pyarrow_dataset(as_large_types=True)
     condition = pc.field("ds") == day if day else (pc.field("ds") <= until if until else None)
     return dataset.to_table(columns=list(columns), filter=condition)
 
@@ -135,9 +136,9 @@ def encode(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], voc
 
 def as_integers(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str], vocabulary: Vocabulary, limit: int, queries: bool) -> Examples:
     """Every row, -1 for a task or a target that is not known. limit: tokens of a query. queries: with those of the history."""
-    known = pa.array(item_ids)
+    known = pa.array(item_ids, table["target_item_id"].type)
     target = pc.fill_null(pc.index_in(table["target_item_id"], value_set=known), -1).to_numpy().astype(np.int64)
-    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(tasks)), -1).to_numpy().astype(np.int8)
+    task = pc.fill_null(pc.index_in(table["task"], value_set=pa.array(tasks, table["task"].type)), -1).to_numpy().astype(np.int8)
     actions = table["history"].combine_chunks()
     history, places = encode_history(actions, known)
     searched = None

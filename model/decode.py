@@ -254,7 +254,7 @@ def beam_search(
         child, column = child.flatten(1), column.flatten(1)
         last = level == constraint.depth - 1
         if last and excluded is not None:
-            found = drop_excluded(found, child, excluded, direct=constraint.depth == 1)
+            found = drop_excluded(found, child, excluded, constraint.leaves)
         scores, best = found.topk(min(k if last and not closing else beams, found.shape[1]), dim=1)
         nodes = child.gather(1, best)
         if not last or closing:
@@ -270,9 +270,8 @@ def beam_search(
     return nodes, scores
 
 
-def drop_excluded(candidates: Tensor, leaves: Tensor, excluded: Tensor, direct: bool) -> Tensor:
-    """candidates, leaves: [B, C]. direct: candidate c is leaf c, as with atomic identifiers."""
-    if direct:
-        padded = F.pad(candidates, (1, 0))  # column 0 takes the -1 of rows that exclude fewer
-        return padded.scatter_(1, excluded + 1, -torch.inf)[:, 1:]
-    return candidates.masked_fill_((leaves[..., None] == excluded[:, None, :]).any(-1), -torch.inf)
+def drop_excluded(candidates: Tensor, leaves: Tensor, excluded: Tensor, count: int) -> Tensor:
+    """candidates, leaves: [B, C], a leaf of -1 being none. excluded: [B, E], -1 where a row excludes fewer. count: leaves there are."""
+    barred = torch.zeros(len(leaves), count + 1, dtype=torch.bool, device=leaves.device)  # column 0 takes the -1
+    barred.scatter_(1, excluded + 1, True)[:, 0] = False
+    return candidates.masked_fill_(barred.gather(1, leaves + 1), -torch.inf)

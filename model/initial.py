@@ -24,7 +24,7 @@ WORDS = 512  # tokens of an item's text that are read
 def item_vectors(path: str, version: int | None, day: date, item_ids: Sequence[str], width: int, seed: int) -> np.ndarray:
     """float32 [items, width]: the views side by side, centred, brought to the width; zeros for an item of which nothing is known."""
     table = read_table(path, version, ["item_id", "view", "vector"], day=day)
-    known = pa.array(item_ids)
+    known = pa.array(item_ids, table["item_id"].type)
     views = []
     for view in VIEWS:
         held = table.filter(pc.field("view") == view)

@@ -60,7 +60,9 @@ def fit(pairs: np.ndarray, users: int, items: int, seed: int, dim: int = DIM, la
         with torch.no_grad():
             vectors = propagated(rows, adjacency, layers)
         vectors.requires_grad_()
-        margin = (vectors[user] * (vectors[liked] - vectors[other])).sum(dim=1)
+        # Not vectors[user]: its gradient is added up by several threads in any order, and no two trainings were alike.
+        of_user, of_liked, of_other = (F.embedding(part, vectors) for part in (user, liked, other))
+        margin = (of_user * (of_liked - of_other)).sum(dim=1)
         F.softplus(-margin).mean().backward()
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
         rows.grad = propagated(vectors.grad, adjacency, layers)

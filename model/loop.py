@@ -101,7 +101,7 @@ class Training(ABC):
         """Train until the epochs are over or `patience` epochs bring nothing; leaves the best weights in the model."""
         self.resume()
         self.started = time.monotonic() - self.progress.seconds
-        while self.progress.epoch < self.epochs and self.progress.epoch - max(self.progress.best_epoch, -1) <= self.settings["patience"]:
+        while self.progress.epoch < self.epochs and self.progress.epoch - max(self.progress.best_epoch, 0) < self.settings["patience"]:
             self.run_epoch()
             self.end_epoch()
         self.model.load_state_dict(self.best_weights, strict=False)

@@ -1,7 +1,7 @@
 """Train one model from a specification: `python -m model.train SPEC.json`, or `torchrun … -m model.train SPEC.json`.
 
 Reads what its recipe's training reads; writes checkpoints and, at the end, one artifact. Knows no Spark. One training at a time writes a work folder.
-Exit codes: 0 done, 65 bad data, 75 another training is at work there.
+Exit codes: 0 done, 65 bad data (left in the work folder as `exit`, too, for a launcher that has codes of its own), 75 another training is at work there.
 """
 
 import fcntl
@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
         training.fit()
     except BadCorpus as error:
         print(f"tandem: {error}", file=sys.stderr)
+        Path(spec["work"], "exit").write_text("65")
         return 65
     if training.rank == 0:
         facts = {key: spec[key] for key in ("model_version", "day", "spec_hash", "parent", "tables")} | {"best_epoch": training.progress.best_epoch}

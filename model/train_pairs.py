@@ -88,14 +88,7 @@ class PairTraining(Training):
         _, table = lightgcn.fit(seen, int(self.train.user.max()) + 1, len(self.item_ids), settings["seed"])
         limit = self.spec["pairs"]["item_words"]
         rows = text_rows(data.ragged(vocabulary.encode(self.texts, limit)), limit)
-        model = GenSR(unified, self.form, table, rows, self.spec["history_length"], settings["dropout"], self.spec["pairs"]["negatives"])
-        if self.spec["parent"]:
-            weights = artifact.load(self.spec["parent"])[0]
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if name != "table":  # tonight's own; a table of other items has other rows
-                        parameter.copy_(weights[name])
-        return model
+        return GenSR(unified, self.form, table, rows, self.spec["history_length"], settings["dropout"], self.spec["pairs"]["negatives"])
 
     @torch.no_grad()
     def begin_words(self, unified: torch.nn.Module) -> None:

@@ -36,12 +36,13 @@ class View(nn.Module):
     Item vectors of zeros are items of which the view knows nothing: a learnt vector stands for them, another one for a history without items.
     """
 
-    def __init__(self, width: int, d_model: int, limit: int, dropout: float, row_std: float):
+    def __init__(self, width: int, d_model: int, limit: int, dropout: float, row_std: float, bilinear: bool):
         super().__init__()
         self.unknown, self.empty = nn.Parameter(torch.randn(width)), nn.Parameter(torch.randn(width))
         self.age = nn.Parameter(torch.zeros(limit, width))
         self.query, self.key, self.value, self.out, self.rise, self.fall = (nn.Linear(width, width) for _ in range(6))
-        self.bilinear = nn.Parameter(torch.eye(width) / width**0.5)
+        if bilinear:  # else no loss would ever reach it, for which processes that train together wait in vain
+            self.bilinear = nn.Parameter(torch.eye(width) / width**0.5)
         self.project = nn.Linear(width, d_model, bias=False)
         self.gain = nn.Parameter(torch.full((d_model,), row_std))
         self.dropout = Dropout(dropout)
@@ -132,7 +133,7 @@ class Views(nn.Module):
         if kind not in FILTERS:
             raise ValueError(f"filter {kind!r}: expected one of {', '.join(FILTERS)}")
         self.kind = kind
-        self.view = nn.ModuleDict({name: View(widths[name], d_model, limit, dropout, row_std) for name in VIEWS if name in widths})
+        self.view = nn.ModuleDict({name: View(widths[name], d_model, limit, dropout, row_std, kind == "bilinear") for name in VIEWS if name in widths})
         if kind == "cross_attention":
             self.shared = SharedFilter(next(iter(widths[name] for name in VIEWS if name in widths)))
 

@@ -27,6 +27,7 @@ def with_launcher(config: Config, *launcher: str) -> Config:
     ("launcher", "error", "told"),
     [
         (("sh", "-c", "exit 65"), BadData, "exit 65"),
+        (("sh", "-c", "echo 65 > $(dirname {spec})/exit; exit 1"), BadData, "exit 65"),  # as torchrun tells of a trainer that refused
         (("sh", "-c", "kill -9 $$"), Transient, "signal 9"),
         (("sh", "-c", "exit 75"), Transient, "another training of bridge-20260131-"),
         (("sh", "-c", "exit 3"), TandemError, "exit 3"),

@@ -51,6 +51,19 @@ def test_a_seed_decides(two_groups) -> None:
     assert np.array_equal(first, again) and not np.allclose(first, other)
 
 
+def test_two_threads_add_up_alike(monkeypatch) -> None:
+    """Large enough that torch shares the work out: of an indexed row's gradient threads add up the parts in any order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(lightgcn, "FEWEST", 20)
+    monkeypatch.setattr(lightgcn, "EPOCHS", 1)
+    rng = np.random.default_rng(4)
+    seen = np.stack([rng.integers(0, 300, 6000), rng.integers(0, 40, 6000)], axis=1)
+    first, again = (lightgcn.fit(seen, 300, 40, seed=1, dim=64)[1] for _ in range(2))
+    torch.set_num_threads(threads)
+    assert np.array_equal(first, again)
+
+
 def test_no_interaction_is_said() -> None:
     with pytest.raises(ValueError, match="no interaction"):
         lightgcn.fit(np.zeros((0, 2), np.int64), 3, 3, seed=1)

@@ -271,7 +271,18 @@ def test_unsound_training_stops_with_65_and_leaves_no_artifact(tmp_path: Path, c
     path.write_text(json.dumps(spec))
     assert train.main([str(path)]) == 65
     assert told in capsys.readouterr().err
-    assert not (tmp_path / "artifact").exists()
+    assert not (tmp_path / "artifact").exists() and Path(spec["work"], "exit").read_text() == "65"
+
+
+def test_patience_counts_the_epochs_that_bring_nothing(tmp_path: Path) -> None:
+    """At a learning rate of 0 no epoch is better than the first: the second is the one that patience allows."""
+    write_lake(tmp_path, checkerboard_rows(users=10))
+    spec = training_spec(tmp_path)
+    spec["train"].update(learning_rate=0.0, patience=1, epochs=9)
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    assert train.main([str(path)]) == 0
+    assert len(json.loads((tmp_path / "artifact/curve.json").read_text())) == 2
 
 
 @pytest.mark.fault("R34")
