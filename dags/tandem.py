@@ -29,7 +29,7 @@ step's log say what was found, what is allowed and where it was set. Every step 
 - exit 75, and 70, a signal (-9 is often memory) or a time limit: retried 3 times, 2, 4 and 8 minutes apart. After the last try: 70 is a bug, report it.
 - `train` or `evaluate` failed for good, and the night must go on: mark both a success; the served model makes the day's results.
 - `evaluate` is green, but the model was not passed: no alert; the night goes on with the served model, `metrics` and the report page say why.
-- nothing runs: is the pool of `train` missing, or a step of an older day still queued (`ingest` and `train` run one at a time)?
+- nothing runs: is the pool of `train` missing, or a step of an older day still queued (`ingest`, `build_corpora` and `train` run one at a time)?
 """
 
 import contextlib
@@ -241,7 +241,7 @@ def steps(verbs: tuple[str, ...], settings: tuple[str, ...] = ()) -> dict[str, B
     for verb in verbs:
         command = command_line(verb, today["ds"], today["run_id"], settings)
         limits: dict[str, Any] = {"task_id": verb, "execution_timeout": timedelta(hours=HOURS.get(verb, 0.5))}
-        if verb in ("ingest", "train"):
+        if verb in ("ingest", "build_corpora", "train"):
             # Late events rewrite the days before, and one training fills a machine: days that run side by side take turns.
             limits["max_active_tis_per_dag"] = 1
         if verb == "train":

@@ -14,14 +14,14 @@ Does not know: prompts, identifiers, the catalogue, models. Corpora hold item id
 import logging
 from datetime import date, timedelta
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.config import Config
 from jobs.errors import BadArgument
 from jobs.sections import Corpora
-from jobs.spark import read, session, settled
-from jobs.tables import CORPORA, EVENTS
+from jobs.spark import exists, read, session, settled
+from jobs.tables import CORPORA, EVENTS, ITEMS
 from jobs.writes import replace
 
 log = logging.getLogger("tandem")
@@ -53,9 +53,10 @@ def build_corpora(events: DataFrame, settings: Corpora) -> DataFrame:
     if settings.split == "leave_one_out":
         examples = examples.withColumn("history", F.filter("history", lambda action: action.held_out <= F.col("target.held_out")))
         split = F.element_at(F.array(*map(F.lit, LABELS)), F.col("target.held_out") + 1)
+    searched = F.col("target.surface") == "search"
     return examples.select(
-        F.col("target.event_id").alias("example_id"),
-        F.when(F.col("target.surface") == "search", "search").otherwise("recommend").alias("task"),
+        F.when(searched, F.concat(F.lit("search:"), "target.event_id")).otherwise(F.col("target.event_id")).alias("example_id"),
+        F.when(searched, "search").otherwise("recommend").alias("task"),
         "user_id",
         F.transform(last("history", settings.history_length), lambda action: action.dropFields("held_out")).alias("history"),
         F.col("target.query").alias("query"),
@@ -157,13 +158,19 @@ def late_days(events: DataFrame, day: date, first: date) -> list[date]:
     return sorted(row.ds for row in late.select("ds").distinct().collect())  # at most lookback_days rows
 
 
+def newest(spark: SparkSession, config: Config) -> date | None:
+    """The last day that corpora hold."""
+    return read(spark, config, CORPORA).agg(F.max("ds").alias("ds")).first().ds if exists(spark, config, CORPORA) else None
+
+
 def run(config: Config, day: date, run_id: str) -> dict:
     base_day, settings = config.ingest.base_day, config.corpora
     if base_day and day < base_day:
         raise BadArgument(f"--date {day}: expected {base_day} (ingest.base_day) or later; what came before is part of that day's partition")
     spark = session(config)
-    # Rows that arrived after the day stay out, so that a backfilled day is built of what its own night could know.
-    events = read(spark, config, EVENTS, until=day).where(F.to_date("ingested_at") <= F.lit(day))
+    # A day is built of what its night could know: what had arrived by then. Nights since have added what came late for it, and so does a rerun.
+    known = max(day, newest(spark, config) or day)
+    events = read(spark, config, EVENTS, until=day).where(F.to_date("ingested_at") <= F.lit(known))
     if settings.split == "leave_one_out":
         days = [row.ds for row in events.select("ds").distinct().orderBy("ds").limit(2).collect()]
         if len(days) > 1:
@@ -176,7 +183,9 @@ def run(config: Config, day: date, run_id: str) -> dict:
         first = max(first, base_day + timedelta(days=1))
     outcome: dict = {"rows": {}, "written": {}}
     for one in [*late_days(events, day, first), day]:
-        done = replace(spark, config, CORPORA, one, of_day(events, settings, one), run_id)
+        accepted = exists(spark, config, ITEMS) and not read(spark, config, ITEMS).where(F.col("ds") == F.lit(one)).isEmpty()
+        empty = accepted and events.where(F.col("ds") == F.lit(one)).isEmpty()  # ingested as a day without events (`ingest --allow-empty`)
+        done = replace(spark, config, CORPORA, one, of_day(events, settings, one), run_id, allow_empty=empty)
         outcome["rows"][str(one)], outcome["written"][str(one)] = done["rows"], done["written"]
         log.info("corpora %s: %d examples, %d written", one, done["rows"], done["written"])
     return outcome

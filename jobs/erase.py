@@ -18,7 +18,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.config import Config
-from jobs.errors import BadData
+from jobs.errors import BadData, Transient
 from jobs.spark import exists, path_of, read, session
 from jobs.tables import CORPORA, ERASURES, EVENTS, PUBLISHED, QUARANTINE, STAGED, Table
 from jobs.writes import WRITTEN, append, conflict_is_transient, schema, tagged
@@ -83,5 +83,7 @@ def forget_pages(spark: SparkSession, config: Config, known: str) -> int:
     texts = spark.read.text(pages, wholetext=True)
     shown = texts.where(F.contains("value", F.lit(known[:8]))).select("_metadata.file_path").collect()  # at most a page per night
     for row in shown:
-        files.delete(path(row.file_path), False)
+        page = path(spark._jvm.java.net.URI(row.file_path))  # it comes URL-encoded
+        if not files.delete(page, False) and files.exists(page):
+            raise Transient(f"{row.file_path} shows the user and could not be deleted; retry, or delete it by hand")
     return len(shown)

@@ -14,7 +14,7 @@ The first check that a row fails is its reason, in the order of `verdict`; then 
 stands `erased`: a user who asked to be forgotten (`jobs.erase`).
 Nothing is written before the drop is known to be readable and of the expected columns; events and items only after the checks passed.
 
-Shuffles: counts by user and day (bots), events by event_id (duplicates, and against earlier drops), the catalogue by item_id; the join with the
+Shuffles: counts by user and day (bots), events by surface and event_id (duplicates, and against earlier drops), the catalogue by item_id; the join with the
 catalogue broadcasts it where it is small. Aggregates on the driver are sources × reasons × days.
 """
 
@@ -24,15 +24,16 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 from functools import reduce
 
+from delta import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.checks import Check, record
 from jobs.config import Config
-from jobs.errors import BadArgument, BadData
+from jobs.errors import BadArgument, BadData, Transient
 from jobs.rows import SURFACES, catalogue_rows, log_rows, payload, verdict
 from jobs.sections import Ingest, Source
-from jobs.spark import exists, read, session
+from jobs.spark import current_version, exists, path_of, read, session
 from jobs.tables import ERASURES, EVENTS, ITEMS, QUARANTINE
 from jobs.warehouse import Delivery, deliver, first_keys, readable
 from jobs.writes import replace
@@ -40,6 +41,8 @@ from jobs.writes import replace
 REQUIRED = {"interactions": ("user_id", "item_id", "event_ts"), "searches": ("user_id", "item_id", "event_ts", "query"), "catalogue": ("item_id", "title")}
 OPTIONAL = ("event_id", "action", "session_id", "ingested_at", "sequence")
 ERASED = "erased"  # the reason of rows of users who asked to be forgotten; it tells nothing of the data's quality
+DUPLICATE = "duplicate"
+IDENTITY = ("surface", "event_id")  # two logs that count from 1 have the same ids
 VOLUME_DAYS = 7  # days that a day's volume is held against
 
 Persist = Callable[[DataFrame], DataFrame]
@@ -57,6 +60,7 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
     if base and day < base:
         raise BadArgument(f"--date {day}: expected {base} or later; history up to ingest.base_day = {base} is loaded by the run of that day")
     spark = session(config)
+    begun = current_version(spark, config, EVENTS)
     with readable(), persisting() as persist:
         deliveries = open_sources(spark, config, day, allow_empty)
         versions = {name: delivery.version for name, delivery in deliveries.items() if delivery.version is not None}
@@ -77,6 +81,7 @@ def run(config: Config, day: date, run_id: str, allow_empty: bool = False) -> di
         written = {"quarantine": quarantined, "items": replace(spark, config, ITEMS, day, good_items(items, day), run_id, held=True)["rows"]}
         frames = events_of(spark, config, day, days, judged, persist)
         for each, rows in frames.items():
+            refuse_overtaken(spark, config, each, begun, run_id)
             replace(spark, config, EVENTS, each, rows, run_id, allow_empty=True, held=True, details={"sources": versions})
         written["events"] = sum(days.values())
     reasons = {f"{source}: {reason}": rows for (source, reason, _), rows in sorted(outcome.items(), key=str) if reason}
@@ -144,10 +149,10 @@ def unseen(spark: SparkSession, config: Config, day: date, rows: DataFrame) -> D
 
 
 def earlier_ids(spark: SparkSession, config: Config, day: date) -> DataFrame | None:
-    """event_ids that earlier drops gave to the days this one may still add to; None where there are none."""
+    """IDENTITY of the events that earlier drops gave to the days this one may still add to; None where there are none."""
     if day == config.ingest.base_day or not exists(spark, config, EVENTS):
         return None
-    return open_days(spark, config, day).where(F.col("ingested_at") < midnight(day)).select("event_id").distinct().withColumn("told", F.lit(True))
+    return open_days(spark, config, day).where(F.col("ingested_at") < midnight(day)).select(*IDENTITY).distinct().withColumn("told", F.lit(True))
 
 
 def erased(spark: SparkSession, config: Config) -> DataFrame | None:
@@ -186,7 +191,7 @@ def judge_alone(arrived: DataFrame, items: DataFrame, limits: Ingest, day: date,
 def judge(arrived: DataFrame, earlier: DataFrame | None, limits: Ingest) -> DataFrame:
     """Every row, judged alone, with its reason (null: accepted) and its place: the EVENTS columns, source, payload_hash, payload.
 
-    The outcome does not depend on the order of rows: of one event_id the earliest (event_ts, ingested_at) wins, then the source's name
+    The outcome does not depend on the order of rows: of one event_id of a surface the earliest (event_ts, ingested_at) wins, then the source's name
     and the row's hash.
     """
     rows = arrived.withColumn("event_day", F.to_date("event_ts"))
@@ -196,11 +201,11 @@ def judge(arrived: DataFrame, earlier: DataFrame | None, limits: Ingest) -> Data
     rows = rows.withColumn("reason", F.coalesce("reason", F.when(F.col("count").isNotNull(), "bot")))
     # A row that is refused already does not make a duplicate of another: good ones stand first.
     order = (F.col("reason").isNotNull(), "event_ts", "ingested_at", "source", "payload_hash")
-    again = F.row_number().over(Window.partitionBy("event_id").orderBy(*order)) > 1
+    again = F.row_number().over(Window.partitionBy(*IDENTITY).orderBy(*order)) > 1
     if earlier is not None:
-        rows = rows.join(earlier, "event_id", "left")
+        rows = rows.join(earlier, list(IDENTITY), "left")
         again = again | F.col("told").isNotNull()
-    rows = rows.withColumn("reason", F.coalesce("reason", F.when(again, "duplicate")))
+    rows = rows.withColumn("reason", F.coalesce("reason", F.when(again, DUPLICATE)))
     place = F.greatest("event_day", F.lit(limits.base_day or date(1970, 1, 1)))
     seen = F.greatest(F.coalesce("ingested_at", "event_ts"), F.col("drop").cast("timestamp"))
     rows = rows.withColumn("payload", F.when(F.col("reason") == ERASED, "{}").when(F.col("reason").isNotNull(), payload())).withColumn(
@@ -213,7 +218,7 @@ def judge_catalogue(rows: DataFrame, limits: Ingest) -> DataFrame:
     """Every catalogue row with its reason (null: accepted): the ITEMS columns but ds, source, payload_hash, payload."""
     rows = catalogue_rows(rows, limits)
     again = F.row_number().over(Window.partitionBy("item_id").orderBy(F.col("reason").isNotNull(), "payload_hash")) > 1
-    return rows.withColumn("reason", F.coalesce("reason", F.when(again, "duplicate")))
+    return rows.withColumn("reason", F.coalesce("reason", F.when(again, DUPLICATE)))
 
 
 def tally(judged: DataFrame, items: DataFrame) -> dict[tuple[str, str | None, date | None], int]:
@@ -251,13 +256,14 @@ def good_items(items: DataFrame, day: date) -> DataFrame:
 
 
 def verdicts(config: Config, rows_in: dict[str, int], outcome: dict, versions: dict[str, int]) -> list[Check]:
-    """Counts, conservation and quarantine share of each source."""
+    """Counts, conservation and quarantine share of each source. A log that tells a row again is no worse for it: duplicates are counted apart."""
     limits, found = config.ingest, []
     for name in (*sources_of(config), "catalogue"):
         of = {key: rows for key, rows in outcome.items() if key[0] == name}
         came, out = rows_in.get(name, 0), sum(rows for key, rows in of.items() if key[1] is None)
         bad, late = sum(of.values()) - out, of.get((name, "late_beyond_window", None), 0)
-        share = (bad - of.get((name, ERASED, None), 0)) / came if came else 0.0
+        again = of.get((name, DUPLICATE, None), 0)
+        share = (bad - of.get((name, ERASED, None), 0) - again) / came if came else 0.0
         counts = {"rows_in": came, "rows_out": out, "rows_quarantined": bad, "late_beyond_window": late}
         counts |= {"delta_version": versions[name]} if name in versions else {}
         found += [Check(f"{name}.{what}", "info", float(value), None, True) for what, value in counts.items()]
@@ -265,6 +271,7 @@ def verdicts(config: Config, rows_in: dict[str, int], outcome: dict, versions: d
             Check(f"{name}.conservation", "fail", float(came - out - bad), 0.0, came == out + bad),
             Check(f"{name}.quarantine_share", "fail", share, limits.max_quarantine_share, share <= limits.max_quarantine_share),
             Check(f"{name}.quarantine_share_warning", "warn", share, limits.warn_quarantine_share, share <= limits.warn_quarantine_share),
+            Check(f"{name}.duplicate_share", "info", again / came if came else 0.0, None, True),
         ]
     return found
 
@@ -295,6 +302,17 @@ def accepted_days(outcome: dict, day: date, allow_empty: bool) -> dict[date, int
     return days
 
 
+def refuse_overtaken(spark: SparkSession, config: Config, day: date, begun: int | None, run_id: str) -> None:
+    """Raises Transient where another run has written the day since this one began: its rows are not among those that would replace the day's."""
+    if begun is None and not exists(spark, config, EVENTS):
+        return
+    told = DeltaTable.forPath(spark, path_of(config, EVENTS)).history()
+    of = {name: F.get_json_object("userMetadata", f"$.{name}") for name in ("ds", "run_id")}
+    since = F.col("version") > F.lit(-1 if begun is None else begun)
+    if not told.where(since & (of["ds"] == day.isoformat()) & (of["run_id"] != run_id)).isEmpty():
+        raise Transient(f"another run has written the events of {day} since this one began; those are left as they are; retry")
+
+
 def events_of(spark: SparkSession, config: Config, day: date, days: Iterable[date], judged: DataFrame, persist: Persist) -> dict[date, DataFrame]:
     """Day → all its events, now that the drop is judged: of the day, and of each open day that the drop adds to (or no longer does)."""
     frame = accepted = judged.where("reason IS NULL").select(*EVENTS.names)
@@ -304,6 +322,6 @@ def events_of(spark: SparkSession, config: Config, day: date, days: Iterable[dat
         now = open_days(spark, config, day)
         touched |= {row["ds"] for row in now.where(mine).select("ds").distinct().collect()}
         # A row that a later drop gave stays, unless this drop has it too: first come, first kept.
-        others = now.where(~mine).join(accepted.select("event_id"), "event_id", "left_anti")
+        others = now.where(~mine).join(accepted.select(*IDENTITY), list(IDENTITY), "left_anti")
         frame = persist(accepted.union(others.select(*EVENTS.names)))
     return {each: frame.where(F.col("ds") == F.lit(each)) for each in sorted(touched)}

@@ -22,7 +22,7 @@ from jobs.config import Config
 from jobs.release import served
 from jobs.spark import exists, path_of, session
 from jobs.tables import PUBLISHED, TABLES, Table
-from jobs.writes import conflict_is_transient, retention
+from jobs.writes import absolute, conflict_is_transient, retention
 
 log = logging.getLogger("tandem")
 
@@ -52,7 +52,7 @@ def promise(spark: SparkSession, config: Config, table: Table) -> None:
     held = DeltaTable.forPath(spark, path).detail().first().properties
     wanted = [f"'{name}' = '{value}'" for name, value in retention(config).items() if held.get(name) != value]
     if wanted:
-        spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ({', '.join(wanted)})")
+        spark.sql(f"ALTER TABLE delta.`{absolute(path)}` SET TBLPROPERTIES ({', '.join(wanted)})")
 
 
 def pack(spark: SparkSession, config: Config, table: Table) -> int:

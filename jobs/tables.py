@@ -33,11 +33,6 @@ class Table:
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
-    @property
-    def ddl(self) -> str:
-        """The schema as Spark SQL reads it."""
-        return ", ".join(f"{c.name} {c.type}{' NOT NULL' if c.required else ''}" for c in self.columns)
-
 
 DS = Column("ds", "DATE", "data day, UTC")
 RUN_ID = Column("run_id", "STRING", "execution that wrote the row")
@@ -48,7 +43,7 @@ EVENTS = Table(
     "validated user action",
     "ingest",
     (
-        Column("event_id", "STRING", "the log's id, or a hash of the row's content where it has none"),
+        Column("event_id", "STRING", "the log's id, or a hash of the row's content where it has none; one event per surface and id"),
         Column("user_id", "STRING", "the warehouse's (pseudonymous) user key"),
         Column("item_id", "STRING", "the warehouse's item key"),
         Column("surface", "STRING", "recommendation or search: where the action happened"),
@@ -60,7 +55,7 @@ EVENTS = Table(
         Column("ingested_at", "TIMESTAMP", "when the warehouse had it; the delivery's day where the log does not say"),
         Column("ds", "DATE", "day of the event; the base day for everything up to it"),
     ),
-    ("event_id",),
+    ("surface", "event_id"),
     {"surface": "surface IN ('recommendation', 'search')", "query": "(surface = 'search') = (query IS NOT NULL)"},
 )
 
@@ -101,7 +96,7 @@ CORPORA = Table(
     "training example",
     "build_corpora",
     (
-        Column("example_id", "STRING", "event_id of the target"),
+        Column("example_id", "STRING", "event_id of the target; of a search behind search:, since two logs may count alike"),
         Column("task", "STRING", "recommend or search"),
         Column("user_id", "STRING", "whose example it is"),
         Column("history", f"ARRAY<{ACTION}>", "the user's latest actions strictly before the target, oldest first, both surfaces"),
@@ -169,7 +164,7 @@ MODELS = Table(
         Column("curve", "STRING", "JSON: one object per epoch: losses, validation metrics, seconds"),
         Column("status", "STRING", "trained, passed or failed"),
         RUN_ID,
-        Column("trained_at", "TIMESTAMP", "end of the training"),
+        Column("trained_at", "TIMESTAMP", "end of the training; or when a rerun of its day asked for it again, after another was trained"),
         DS,
     ),
     ("model_version",),
@@ -369,8 +364,8 @@ STUDIES = Table(
     volatile=("run_id",),
 )
 
-MADE = (EVENTS, ITEMS, QUARANTINE, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, METRICS, CHECKS)
-TABLES = {table.name: table for table in (*MADE, *PUBLISHED, *STAGED, RELEASES, ERASURES, LINEAGE, STUDIES)}
+OF_A_NIGHT = (EVENTS, ITEMS, QUARANTINE, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, METRICS, CHECKS, *PUBLISHED, *STAGED)
+TABLES = {table.name: table for table in (*OF_A_NIGHT, RELEASES, ERASURES, LINEAGE, STUDIES)}
 
 
 def describe() -> str:
@@ -386,10 +381,9 @@ def describe() -> str:
             "| column | type | meaning |",
             "|---|---|---|",
         ]
-        lines += [
-            f"| `{c.name}` | {c.type}{'' if c.required else ' (may be null)'} | {c.comment} |".replace("ARRAY<" + ACTION + ">", "ARRAY<action>")
-            for c in table.columns
-        ]
+        for c in table.columns:
+            kind, meaning = c.type.replace(ACTION, "action"), c.comment.replace("|", r"\|")  # a bar would end the cell
+            lines.append(f"| `{c.name}` | `{kind}`{'' if c.required else ' (may be null)'} | {meaning} |")
         lines.append("")
     lines.append(f"`action` is `{ACTION}`.")
     return "\n".join(lines)

@@ -21,9 +21,10 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.utils import AnalysisException
 
-from jobs.errors import BadArgument, BadData, MissingInput
+from jobs.errors import BadArgument, BadData, MissingInput, Transient
 from jobs.sections import Source
 
+AWAY = r"SocketTimeout|SocketException|ConnectException|UnknownHost|BlockMissing|SdkClientException|FileNotFound|NoSuchFile"  # of a store or a producer
 DAY = r"(\d{4}-\d{2}-\d{2})"
 NAME = r"string|tinyint|smallint|int|bigint|decimal\(\d+,0\)"
 ISO = r"string|timestamp|timestamp_ntz|date"
@@ -76,7 +77,7 @@ def deliver(
     if source.format == "jsonl":
         frame = json_rows(spark, source, list(found), (*required, *optional))
     elif source.format == "parquet":
-        frame = parquet_rows(spark, list(found))
+        frame = parquet_rows(spark, key, list(found))
     else:
         frame = separated_rows(spark, source, list(found))
     if frame is None:
@@ -87,7 +88,8 @@ def deliver(
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn Spark's failure to read a file (cut-off gzip, no Parquet footer, headers that differ) into BadData naming the file and the cause."""
+    """Turn Spark's failure to read a file (cut-off gzip, no Parquet footer, headers that differ) into BadData naming the file and the cause; into Transient
+    where the file went while it was read, or its store did not answer."""
     try:
         yield
     except Exception as error:  # Py4J or PySpark errors, according to where it is met: Spark's error class is what is stable
@@ -97,6 +99,8 @@ def readable() -> Iterator[None]:
         file = re.search(r"reading file (\S+?)\.\s", text)
         causes = re.findall(r"Caused by: (?:[\w$]+\.)*([\w$]+: .*(?:\n (?:Header|Schema|Expected|CSV).*|\nExpected.*)*)", text)
         cause = re.sub(r"\s+", " ", causes[-1]) if causes else "unknown cause"
+        if "FILE_NOT_EXIST" in text or re.search(AWAY, cause):
+            raise Transient(f"file {file.group(1) if file else '?'} could not be read to its end ({cause}); nothing of this step is served; retry") from error
         raise BadData(f"file {file.group(1) if file else '?'} is damaged, half written or unlike the others ({cause}); nothing was written") from error
 
 
@@ -178,12 +182,15 @@ def separated_rows(spark: SparkSession, source: Source, found: list[str]) -> Dat
     )
 
 
-def parquet_rows(spark: SparkSession, found: list[str]) -> DataFrame | None:
+def parquet_rows(spark: SparkSession, key: str, found: list[str]) -> DataFrame | None:
     try:
         rows = spark.read.option("mergeSchema", len(found) > 1).parquet(*found)
-    except AnalysisException as error:
+    except Exception as error:  # an AnalysisException or a SparkException, by the day's files
         if "UNABLE_TO_INFER_SCHEMA" in str(error):
             return None
+        if differ := re.search(r"(CANNOT_MERGE_.*?)(?:SQLSTATE|JVM stack|$)", str(error), re.DOTALL):
+            told = re.sub(r"\s+", " ", differ.group(1))[:600]
+            raise BadData(f"{key}: a column's type is not the same in all of {len(found)} paths ({told}); nothing was written") from error
         raise
     return rows.select("*", "_metadata")
 

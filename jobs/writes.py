@@ -59,7 +59,7 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
         return
     clear_abandoned(spark, table, path)
     # Delta's builder reads a location that begins with a dot as a name, not as a path, and file:///a as another place than file:/a, which Spark makes of it.
-    location = spark._jvm.org.apache.hadoop.fs.Path(path if "://" in path else os.path.abspath(path)).toString()
+    location = spark._jvm.org.apache.hadoop.fs.Path(absolute(path)).toString()
     builder = DeltaTable.createIfNotExists(spark).location(location).comment(f"One row per {table.grain}. Written by {table.written_by}.")
     for column, declared_field in zip(table.columns, schema(table), strict=True):
         builder = builder.addColumn(column.name, declared_field.dataType, nullable=not column.required, comment=column.comment)
@@ -73,6 +73,11 @@ def create(spark: SparkSession, config: Config, table: Table) -> None:
         builder = builder.property(f"delta.constraints.{table.name}_{name}", condition)
     with conflict_is_transient(path):
         builder.execute()
+
+
+def absolute(path: str) -> str:
+    """The path as Delta takes one in SQL and in its builder, where a relative one would be a table's name."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def clear_abandoned(spark: SparkSession, table: Table, path: str) -> None:
@@ -149,7 +154,7 @@ def replace(
     try:
         new = audit(table, frame, condition)
         if new["rows"] == 0 and not allow_empty:
-            raise BadData(f"EMPTY_INPUT: no rows for {table.name} where {condition}; the day is left as it is (--allow-empty to empty it)")
+            raise BadData(f"EMPTY_INPUT: no rows for {table.name} where {condition}; the day is left as it is")
         path = path_of(config, table)
         if DRY_RUN.get():
             return {"rows": new["rows"], "written": new["rows"] if would_change(spark, table, path, frame, condition) else 0}

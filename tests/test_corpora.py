@@ -13,8 +13,8 @@ from jobs import build_corpora as job
 from jobs.errors import BadArgument, BadData, MissingInput
 from jobs.sections import Corpora
 from jobs.spark import current_version, read
-from jobs.tables import CORPORA, EVENTS
-from jobs.writes import append, dry_run, schema
+from jobs.tables import CORPORA, EVENTS, ITEMS
+from jobs.writes import append, dry_run, replace, schema
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = START.date()
@@ -57,7 +57,7 @@ def oracle(rows, length, cap, leave_one_out=False):
 def collected(corpora):
     utc = {"tzinfo": UTC}
     return {
-        r.example_id: (
+        r.example_id.removeprefix("search:" if r.task == "search" else ""): (
             r.task,
             r.user_id,
             [(a.item_id, a.surface, a.query, a.event_ts.replace(**utc)) for a in r.history],
@@ -126,7 +126,7 @@ def test_latest_histories_are_what_a_next_target_would_see(spark):
     chosen = Corpora(history_length=5)
     served = {r.user_id: r.history for r in job.latest_histories(frame(spark, rows), chosen).collect()}
     next_targets = [event(f"next{u}", f"u{u}", "i0", "recommendation", 99) for u in range(7)]
-    built = job.build_corpora(frame(spark, rows + next_targets), chosen).where(F.col("example_id").startswith("next"))
+    built = job.build_corpora(frame(spark, rows + next_targets), chosen).where(F.col("example_id").contains("next"))
     assert served == {r.user_id: r.history for r in built.collect()}
     assert all(len(history) == 5 for history in served.values())
 
@@ -138,11 +138,12 @@ def test_with_split_divides_at_the_bounds_and_no_training_row_sees_beyond_them(s
     chosen, day = Corpora(valid_days=2, test_days=2), DAY + timedelta(days=7)
     split = job.with_split(job.build_corpora(frame(spark, rows), chosen), chosen, day).collect()
     edges = {r.example_id: r.split for r in split if r.user_id == "edge"}
+    edges = {name.removeprefix("search:"): split for name, split in edges.items()}
     assert edges == {"edge95": "train", "edge96": "valid", "edge143": "valid", "edge144": "test", "edge191": "test"}
     valid_from = (START + timedelta(days=4)).replace(tzinfo=None)
     train = [r for r in split if r.split == "train"]
     assert train and all(r.event_ts < valid_from and all(a.event_ts < valid_from for a in r.history) for r in train)
-    assert {r.example_id for r in split} == {r[0] for r in rows if r[7] < START + timedelta(days=8)}
+    assert {r.example_id.removeprefix("search:") for r in split} == {r[0] for r in rows if r[7] < START + timedelta(days=8)}
 
 
 def test_leave_one_out_labels_and_hides_held_out_targets_of_the_other_task(spark):
@@ -236,9 +237,9 @@ def test_nights_add_their_day_take_late_rows_and_rerun_to_nothing(spark, config)
         assert stored[day] == {name: row for name, row in whole.items() if row[6] == day}
 
     assert set(job.run(config, days[2], "third")["written"].values()) == {0}
-    # Backfilled, the second night may not know what was delivered on the third.
-    job.run(config, days[1], "fourth")
-    assert "late" not in collected(read(spark, config, CORPORA, at=days[1]))
+    # Run again, the second night takes nothing back of what the third has added to its day.
+    assert job.run(config, days[1], "fourth")["written"] == {str(days[1]): 0}
+    assert "late" in collected(read(spark, config, CORPORA, at=days[1]))
 
 
 def test_refusals_leave_the_lake_alone(spark, config):
@@ -255,3 +256,6 @@ def test_refusals_leave_the_lake_alone(spark, config):
         job.run(early, DAY, "test")
     with pytest.raises(MissingInput):
         read(spark, config, CORPORA)
+    # Ingested, and accepted as a day without events, it is one.
+    replace(spark, config, ITEMS, date(2026, 12, 25), spark.createDataFrame([("i", "Item", "item", [], True, date(2026, 12, 25))], schema(ITEMS)), "test")
+    assert job.run(config, date(2026, 12, 25), "test")["rows"] == {"2026-12-25": 0}

@@ -10,8 +10,11 @@ from test_ingest import D2, daily, drop, event, ids
 from test_release import D1, NOW, recommendation, served_items, vacuum, write
 
 from jobs import erase, ingest
+from jobs.errors import Transient
+from jobs.lineage import told
 from jobs.spark import read, written_up_to
 from jobs.tables import CORPORA, ERASURES, EVENTS, QUARANTINE, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS, TABLES
+from jobs.writes import WRITTEN
 
 ANN = "ann-4111111111111111"
 HASH = sha256(ANN.encode()).hexdigest()
@@ -26,6 +29,7 @@ def holding(lake: Path) -> set[str]:
 @pytest.mark.fault("R49")
 def test_an_erased_user_is_gone_and_stays_gone(spark, config, tmp_path, caplog):
     caplog.set_level("INFO", logger="tandem")
+    config = config.model_copy(update={"lake": config.lake.model_copy(update={"root": f"{config.lake.root}/the lake"})})  # a page's path comes URL-encoded
     lake = Path(config.lake.root)
     for user in (ANN, "u1"):
         write(spark, config, EVENTS, [(f"e-{user}", user, "i1", "recommendation", "click", None, None, NOW, 0, NOW, D1)])
@@ -60,3 +64,17 @@ def test_an_erased_user_is_gone_and_stays_gone(spark, config, tmp_path, caplog):
     assert ingest.run(config, D2, "next")["reasons"] == {"interactions: erased": 3}
     assert ids(spark, config, D2) == {"new", f"s-{D2}"}
     assert {row.payload for row in read(spark, config, QUARANTINE, at=D2).collect()} == {"{}"}
+
+
+@pytest.mark.fault("R49")
+def test_a_step_that_was_at_work_during_an_erasure_is_run_again(spark, config):
+    """It may have read the user's rows before they were deleted, and written them after."""
+    of_ann = ("e", ANN, "i1", "recommendation", "click", None, None, NOW, 0, NOW, D1)
+    with pytest.raises(Transient, match="erased while ingest ran"), told(config, "ingest", D1, "night"):
+        erase.run(config, D1, "request", ANN)
+        write(spark, config, EVENTS, [of_ann])
+        WRITTEN.add(EVENTS.name)
+    with told(config, "erase", D1, "again"):
+        assert erase.run(config, D1, "again", ANN)["removed"] == {"events": 1}
+    with told(config, "ingest", D1, "retry"):
+        WRITTEN.add(EVENTS.name)

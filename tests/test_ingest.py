@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs import ingest, rows
 from jobs.config import Config, load
-from jobs.errors import BadArgument, BadData, MissingInput
+from jobs.errors import BadArgument, BadData, MissingInput, Transient
 from jobs.sections import Ingest, Lake, Source, Warehouse
 from jobs.spark import current_version, path_of, read
 from jobs.tables import CHECKS, EVENTS, ITEMS, QUARANTINE
@@ -212,6 +212,43 @@ def test_late_rows_join_their_day_and_a_rerun_of_any_day_changes_nothing(spark, 
     ingest.run(config, D2, "corrected")
     assert ids(spark, config, D1) == {"a", "b", f"s-{D1}"}
     assert read(spark, config, QUARANTINE).count() == 0
+
+
+@pytest.mark.fault("R1")
+def test_a_log_that_repeats_itself_stops_no_night_and_two_that_count_alike_lose_nothing(spark, config, tmp_path):
+    """At the default limits: half of the drop is told twice, and both logs number their rows from 1, also those that the next day sends again."""
+    config = daily(config, tmp_path, max_quarantine_share=Ingest().max_quarantine_share)
+    clicks = [event(str(n), user=f"u{n}", at=f"{D1}T08:00:00Z") for n in range(4)]
+    searches = [asked(str(n), user=f"v{n}", at=f"{D1}T09:00:00Z") for n in range(4)]
+    drop(tmp_path, D1, clicks + clicks, searches)
+    assert ingest.run(config, D1, "one")["reasons"] == {"interactions: duplicate": 4}
+    assert checks(spark, config, D1)["interactions.duplicate_share"].value == 0.5
+    later = [asked(str(n), user=f"w{n}", at=f"{D2}T09:00:00Z") for n in range(4, 8)]
+    drop(tmp_path, D2, [event(str(n), user=f"w{n}", at=f"{D2}T08:00:00Z") for n in range(4, 8)] + clicks, later)
+    ingest.run(config, D2, "two")
+    kept = {(row["surface"], row["event_id"]) for row in read(spark, config, EVENTS).collect()}
+    assert kept == {(surface, str(n)) for surface in ("recommendation", "search") for n in range(8)}
+
+
+def test_a_day_that_another_run_has_written_meanwhile_is_left_to_it(spark, config, tmp_path, monkeypatch):
+    """While the drop of D2, which adds to D1, is judged, that of D3, which does too, is ingested."""
+    config = daily(config, tmp_path)
+    for day, late in ((D1, []), (D2, [event("b", at=f"{D1}T09:00:00Z")]), (D3, [event("c", at=f"{D1}T10:00:00Z")])):
+        drop(tmp_path, day, [event(f"a-{day}", at=f"{day}T08:00:00Z"), *late])
+    ingest.run(config, D1, "one")
+    judged = ingest.accepted_days
+
+    def meanwhile(*values):
+        monkeypatch.setattr(ingest, "accepted_days", judged)
+        ingest.run(config, D3, "three")
+        return judged(*values)
+
+    monkeypatch.setattr(ingest, "accepted_days", meanwhile)
+    with pytest.raises(Transient, match=f"events of {D1}"):
+        ingest.run(config, D2, "two")
+    assert "c" in ids(spark, config, D1)
+    ingest.run(config, D2, "two, again")
+    assert ids(spark, config, D1) == {f"a-{D1}", "b", "c", f"s-{D1}"} and ids(spark, config, D2) == {f"a-{D2}", f"s-{D2}"}
 
 
 def test_too_many_bad_rows_stop_the_night_with_the_events_as_they_were(spark, config, tmp_path):

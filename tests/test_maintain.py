@@ -61,3 +61,11 @@ def test_a_release_older_than_the_promise_keeps_its_files(spark, config):
     assert orphan.exists()
     (warning,) = read(spark, config, CHECKS).where("NOT passed").collect()
     assert (warning.check, warning.severity) == ("stale_release", "warn")
+
+
+def test_a_relative_lake_gets_its_promise_too(spark, config):
+    """As the default, `.tandem/lake`: SQL takes a relative path for a table's name."""
+    config = config.model_copy(update={"lake": config.lake.model_copy(update={"root": os.path.relpath(config.lake.root)})})
+    write(spark, config, ITEMS, [("i1", "Item", "item", [], True, D1)])
+    maintain.promise(spark, config.model_copy(update={"maintain": config.maintain.model_copy(update={"keep_days": 60})}), ITEMS)
+    assert DeltaTable(path_of(config, ITEMS)).metadata().configuration["delta.logRetentionDuration"] == "interval 60 days"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from jobs import ingest, rows, warehouse
-from jobs.errors import BadData
+from jobs.errors import BadData, Transient
 from jobs.sections import Ingest, Source
 
 DAY = date(2026, 11, 20)
@@ -126,3 +127,23 @@ def test_times_queries_and_separated_lines_by_literal_values(spark, tmp_path):
     got = warehouse.deliver(spark, source, "k", ("user_id", "query"), (), DAY).rows
     assert {(row["user_id"], row["query"]) for row in got.where("NOT malformed").collect()} >= {("u1", 'a "b", c'), ("u6", "fine")}
     assert {row["user_id"] for row in got.where("malformed").collect()} == {"u2", "u3", "u4"} and got.count() == 6
+
+
+@pytest.mark.fault("R4")
+def test_parquet_files_of_other_types_are_refused_by_column(spark, tmp_path):
+    """A column that nobody reads, of two types in two days: Spark gives up all of them when they are read at once."""
+    for day, kind in (("2026-11-18", "int"), ("2026-11-19", "bigint")):
+        frame = spark.createDataFrame([("u1", "i1", "2026-11-18T10:00:00Z")], "user_id string, item_id string, event_ts string")
+        frame.withColumn("price", F.lit(1).cast(kind)).write.parquet(f"{tmp_path}/ds={day}")
+    source = Source(path=f"{tmp_path}/ds={{ds}}", format="parquet")
+    with pytest.raises(BadData, match=r"warehouse\.interactions: a column's type .*price: BIGINT"):
+        warehouse.deliver(spark, source, "warehouse.interactions", ("user_id", "item_id", "event_ts"), (), DAY, whole=True).rows.collect()
+
+
+def test_a_file_that_goes_while_it_is_read_is_no_damaged_file(spark, tmp_path):
+    """A producer replaces the day's folder: the retry finds the new one."""
+    spark.createDataFrame([("u1",)] * 9, "user_id string").write.parquet(str(tmp_path / "rows"))
+    frame = spark.read.parquet(str(tmp_path / "rows"))
+    shutil.rmtree(tmp_path / "rows")
+    with pytest.raises(Transient, match="could not be read to its end"), warehouse.readable():
+        frame.collect()
