@@ -262,7 +262,7 @@ def verdicts(config: Config, rows_in: dict[str, int], outcome: dict, versions: d
         of = {key: rows for key, rows in outcome.items() if key[0] == name}
         came, out = rows_in.get(name, 0), sum(rows for key, rows in of.items() if key[1] is None)
         bad, late = sum(of.values()) - out, of.get((name, "late_beyond_window", None), 0)
-        again = of.get((name, DUPLICATE, None), 0)
+        again = of.get((name, DUPLICATE, None), 0) if name != "catalogue" else 0  # of two rows of an item one may be wrong
         share = (bad - of.get((name, ERASED, None), 0) - again) / came if came else 0.0
         counts = {"rows_in": came, "rows_out": out, "rows_quarantined": bad, "late_beyond_window": late}
         counts |= {"delta_version": versions[name]} if name in versions else {}

@@ -48,11 +48,11 @@ def run(config: Config, day: date, run_id: str) -> dict:
     seen = mirror.aliases(config)
     outputs, inputs, counts = (json.loads(target[name]) for name in ("output_versions", "input_versions", "counts"))
     row = (target.ds, target.run_id, target.model_version, "rollback", outputs, inputs, counts, target.config_hash, target.code_version)
+    withdrawn = now.model_version if now.model_version != target.model_version else None
+    if withdrawn:  # first: killed in between, the command is repeated, and finds the day still served
+        registry.set_status(spark, config, withdrawn, "failed")
     point(spark, config, row, run_id, now)
     mirror.promote(spark, config, day, run_id, target.model_version, seen)
-    withdrawn = now.model_version if now.model_version != target.model_version else None
-    if withdrawn:
-        registry.set_status(spark, config, withdrawn, "failed")
     log.info("rollback: left %s, serving %s%s", now.ds, target.ds, f"; {withdrawn} is used no more" if withdrawn else "")
     return {"left": str(now.ds), "served": str(target.ds), "run_id": target.run_id, "withdrawn": withdrawn}
 

@@ -158,9 +158,9 @@ def launch(config: Config, spec: dict[str, Any]) -> None:
         raise MissingInput(f"train.launcher = {config.train.launcher}: {command[0]!r} cannot be started: no such command, or not executable")
     if shutil.which("setpriv") is None:
         raise MissingInput("setpriv of util-linux (Linux only) starts the trainer, and is not on the PATH: install util-linux")
-    # Else a trainer whose launcher was killed would train on beside the retry's.
     verdict = work / VERDICT
     verdict.unlink(missing_ok=True)
+    # Else a trainer whose launcher was killed would train on beside the retry's.
     code = subprocess.run(["setpriv", "--pdeathsig", "KILL", *command], check=False, env=os.environ | PROCESS).returncode
     if code > 0 and verdict.exists():  # torchrun ends in 1, whatever its processes ended in
         code = int(verdict.read_text())

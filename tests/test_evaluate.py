@@ -14,10 +14,10 @@ from worlds import DAY, ITEMS, WORDS, checkerboard_rows
 from jobs import evaluate
 from jobs.checks import Check
 from jobs.errors import BadData, MissingInput
-from jobs.registry import candidate
+from jobs.registry import candidate, champion, renew
 from jobs.sections import Gate
 from jobs.spark import current_version, read
-from jobs.tables import CHECKS, CORPORA, METRICS
+from jobs.tables import CHECKS, CORPORA, METRICS, MODELS
 from jobs.tables import ITEMS as ITEMS_TABLE
 from jobs.writes import replace, schema
 from model.metrics import gains
@@ -289,3 +289,16 @@ def test_nothing_to_judge_on_and_nothing_to_serve(spark, config) -> None:
     with pytest.raises(BadData, match=r"m1 failed the gate and there is no other to serve: .*against_popularity"):
         evaluate.run(config, DAY, "r")
     assert candidate(spark, config, DAY).status == "failed"
+
+
+def test_a_rerun_makes_its_model_the_days_candidate_again(spark, config) -> None:
+    """Of a night's model and a weekly one of the same day the last asked for counts, and keeps what the gate said of it."""
+    for version in ("nightly", "weekly"):
+        tiny.register(spark, config, version, DAY, "passed")
+    first = candidate(spark, config, DAY).model_version
+    other = {"nightly": "weekly", "weekly": "nightly"}[first]
+    renew(spark, config, DAY, other)
+    assert candidate(spark, config, DAY).model_version == champion(spark, config, DAY).model_version == other
+    version = current_version(spark, config, MODELS)
+    renew(spark, config, DAY, other)
+    assert current_version(spark, config, MODELS) == version
