@@ -163,6 +163,13 @@ def newest(spark: SparkSession, config: Config) -> date | None:
     return read(spark, config, CORPORA).agg(F.max("ds").alias("ds")).first().ds if exists(spark, config, CORPORA) else None
 
 
+def accepted_as_empty(spark: SparkSession, config: Config, events: DataFrame, day: date) -> bool:
+    """Whether the day was ingested, which its catalogue tells, and has no event all the same (`ingest --allow-empty`)."""
+    if not events.where(F.col("ds") == F.lit(day)).isEmpty() or not exists(spark, config, ITEMS):
+        return False
+    return not read(spark, config, ITEMS).where(F.col("ds") == F.lit(day)).isEmpty()
+
+
 def run(config: Config, day: date, run_id: str) -> dict:
     base_day, settings = config.ingest.base_day, config.corpora
     if base_day and day < base_day:
@@ -183,9 +190,7 @@ def run(config: Config, day: date, run_id: str) -> dict:
         first = max(first, base_day + timedelta(days=1))
     outcome: dict = {"rows": {}, "written": {}}
     for one in [*late_days(events, day, first), day]:
-        accepted = exists(spark, config, ITEMS) and not read(spark, config, ITEMS).where(F.col("ds") == F.lit(one)).isEmpty()
-        empty = accepted and events.where(F.col("ds") == F.lit(one)).isEmpty()  # ingested as a day without events (`ingest --allow-empty`)
-        done = replace(spark, config, CORPORA, one, of_day(events, settings, one), run_id, allow_empty=empty)
+        done = replace(spark, config, CORPORA, one, of_day(events, settings, one), run_id, allow_empty=accepted_as_empty(spark, config, events, one))
         outcome["rows"][str(one)], outcome["written"][str(one)] = done["rows"], done["written"]
         log.info("corpora %s: %d examples, %d written", one, done["rows"], done["written"])
     return outcome

@@ -20,11 +20,8 @@ from pyspark.sql import functions as F
 from jobs.config import Config
 from jobs.errors import BadData, Transient
 from jobs.spark import exists, path_of, read, session
-from jobs.tables import CORPORA, ERASURES, EVENTS, PUBLISHED, QUARANTINE, STAGED, Table
+from jobs.tables import ERASURES, OF_USERS, QUARANTINE, Table
 from jobs.writes import WRITTEN, append, conflict_is_transient, schema, tagged
-
-# What is published first, what it is made from last: killed in between, the retry finds the rest.
-TABLES = (*PUBLISHED, *STAGED, CORPORA, EVENTS, QUARANTINE)
 
 log = logging.getLogger("tandem")
 
@@ -36,7 +33,7 @@ def run(config: Config, day: date, run_id: str, user: str) -> dict:
     """
     spark = session(config)
     known = hashlib.sha256(user.encode()).hexdigest()
-    there = [table for table in TABLES if exists(spark, config, table)]
+    there = [table for table in OF_USERS if exists(spark, config, table)]
     # First of all: what is ingested meanwhile is refused already.
     tell(spark, config, day, known, {}, run_id)
     removed = {table.name: delete(spark, config, table, of_user(table, user, known), run_id) for table in there}

@@ -12,10 +12,8 @@ from datetime import UTC, date, datetime
 from jobs.config import Config
 from jobs.errors import Transient
 from jobs.spark import CODE_VERSION, READ, current_version, session
-from jobs.tables import CORPORA, ERASURES, EVENTS, LINEAGE, PUBLISHED, QUARANTINE, STAGED, TABLES
+from jobs.tables import ERASURES, LINEAGE, OF_USERS, TABLES
 from jobs.writes import WRITTEN, append, schema
-
-OF_USERS = {table.name for table in (*PUBLISHED, *STAGED, CORPORA, EVENTS, QUARANTINE)}
 
 
 @contextmanager
@@ -27,7 +25,7 @@ def told(config: Config, step: str, day: date, run_id: str) -> Iterator[None]:
     yield
     if READ or WRITTEN:
         spark = session(config)
-        if step != "erase" and WRITTEN & OF_USERS and current_version(spark, config, ERASURES) != asked:
+        if step != "erase" and WRITTEN & {table.name for table in OF_USERS} and current_version(spark, config, ERASURES) != asked:
             raise Transient(f"a user was erased while {step} ran, which may have written rows of theirs again; retry")
         inputs = {name: sorted(versions) for name, versions in READ.items()}
         outputs = {name: current_version(spark, config, TABLES[name]) for name in sorted(WRITTEN)}

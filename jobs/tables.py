@@ -364,6 +364,8 @@ STUDIES = Table(
     volatile=("run_id",),
 )
 
+# Those whose rows are of users. What is published first, what it is made from last: an erasure killed in between finds the rest when it is repeated.
+OF_USERS = (*PUBLISHED, *STAGED, CORPORA, EVENTS, QUARANTINE)
 OF_A_NIGHT = (EVENTS, ITEMS, QUARANTINE, CORPORA, ITEM_EMBEDDINGS, ITEM_IDENTIFIERS, MODELS, METRICS, CHECKS, *PUBLISHED, *STAGED)
 TABLES = {table.name: table for table in (*OF_A_NIGHT, RELEASES, ERASURES, LINEAGE, STUDIES)}
 

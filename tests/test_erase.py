@@ -13,7 +13,7 @@ from jobs import erase, ingest
 from jobs.errors import Transient
 from jobs.lineage import told
 from jobs.spark import read, written_up_to
-from jobs.tables import CORPORA, ERASURES, EVENTS, QUARANTINE, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS, TABLES
+from jobs.tables import CORPORA, ERASURES, EVENTS, OF_USERS, QUARANTINE, RECOMMENDATIONS, RELEASES, SEARCH_RESULTS, TABLES
 from jobs.writes import WRITTEN
 
 ANN = "ann-4111111111111111"
@@ -55,7 +55,7 @@ def test_an_erased_user_is_gone_and_stays_gone(spark, config, tmp_path, caplog):
     for table in (RECOMMENDATIONS, SEARCH_RESULTS, CORPORA, EVENTS):
         vacuum(spark, config, table)
     assert holding(lake) == set()
-    assert {table.name for table in erase.TABLES} == {table.name for table in TABLES.values() if "user_id" in table.names} | {QUARANTINE.name}
+    assert {table.name for table in OF_USERS} == {table.name for table in TABLES.values() if "user_id" in table.names} | {QUARANTINE.name}
 
     # The log still holds the user: what is of before the request is refused, told without a trace, and not taken for bad data; a later event is a new user's.
     config = daily(config, tmp_path, max_quarantine_share=0.4)
