@@ -14,6 +14,8 @@ from jobs.spark import exists, path_of, read
 from jobs.tables import MODELS
 from jobs.writes import WRITTEN, conflict_is_transient, conform, create
 
+LAST = ("trained_at", "model_version")  # of two equal times always the same one, whatever order the files are read in
+
 
 def save(spark: SparkSession, config: Config, row: DataFrame) -> None:
     """Add the model, or replace the row of the same model_version."""
@@ -52,7 +54,7 @@ def candidate(spark: SparkSession, config: Config, day: date) -> Row | None:
     """The model that was last trained, or asked for again, for the day, whatever its status."""
     if not exists(spark, config, MODELS):
         return None
-    return read(spark, config, MODELS).where(F.col("ds") == F.lit(day)).orderBy(F.desc("trained_at")).first()
+    return read(spark, config, MODELS).where(F.col("ds") == F.lit(day)).orderBy(*LAST, ascending=False).first()
 
 
 def champion(spark: SparkSession, config: Config, day: date, other_than: str | None = None) -> Row | None:
@@ -60,7 +62,7 @@ def champion(spark: SparkSession, config: Config, day: date, other_than: str | N
     if not exists(spark, config, MODELS):
         return None
     passed = read(spark, config, MODELS, until=day).where((F.col("status") == "passed") & (F.col("model_version") != F.lit(other_than or "")))
-    return passed.orderBy(F.desc("ds"), F.desc("trained_at")).first()
+    return passed.orderBy("ds", *LAST, ascending=False).first()
 
 
 def intact(config: Config, model: Row) -> Row:
