@@ -4,9 +4,23 @@ On a CPU torch draws a mask element by element on one thread: a quarter of a tra
 (measured on two cores: 852k elements with gradient, 1.6 ms instead of 8 to 64). On a GPU torch's own is used.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+@torch.library.custom_op("tandem::random_bytes", mutates_args=())
+def random_bytes(x: Tensor) -> Tensor:
+    """uint8, a random byte per element of x. An operation of its own: a compiler that looks into it makes a loop of it that draws one by one."""
+    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)
+    return drawn[: x.numel()].clone().view(x.shape) if x.numel() % 8 else drawn.view(x.shape)
+
+
+@random_bytes.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=torch.uint8, device=x.device)
 
 
 def dropped(x: Tensor, p: float) -> Tensor:
@@ -16,9 +30,29 @@ def dropped(x: Tensor, p: float) -> Tensor:
     if not x.is_cpu:
         return F.dropout(x, p)
     out_of_256 = round(p * 256)
-    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= out_of_256
-    return x * kept.to(x.dtype).mul_(256 / (256 - out_of_256))
+    if torch.compiler.is_compiling():
+        return ByNumbers.apply(x, random_bytes(x), out_of_256)
+    return x * (random_bytes(x) >= out_of_256).to(x.dtype).mul_(256 / (256 - out_of_256))
+
+
+class ByNumbers(torch.autograd.Function):
+    """The same, in numbers alone and keeping nothing but the bytes: compiled loops over booleans are several times as slow (torch 2.15)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, drawn: Tensor, out_of_256: int) -> Tensor:
+        ctx.save_for_backward(drawn)
+        ctx.out_of_256 = out_of_256
+        return x * factor(drawn, out_of_256, x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (drawn,) = ctx.saved_tensors
+        return gradient * factor(drawn, ctx.out_of_256, gradient.dtype), None, None
+
+
+def factor(drawn: Tensor, out_of_256: int, dtype: torch.dtype) -> Tensor:
+    """0 where a byte is below `out_of_256`, else what keeps the mean."""
+    return ((drawn.float() - (out_of_256 - 1)).clamp(0, 1) * (256 / (256 - out_of_256))).to(dtype)
 
 
 class Dropout(nn.Module):

@@ -59,10 +59,9 @@ class UnifiedModel(nn.Module):
         """
         shared = self.t5.shared.weight
         answered = torch.cat([start_rows(shared, start)[:, None], F.embedding(target[:, :-1], shared)], dim=1)
-        states = self.t5.encoder(input_ids=source, attention_mask=(source != PAD)).last_hidden_state
-        hidden = self.t5.decoder(
-            inputs_embeds=answered, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False
-        ).last_hidden_state
+        open_ = unpadded(source, shared.dtype)
+        states = self.t5.encoder(input_ids=source, attention_mask=open_).last_hidden_state
+        hidden = self.t5.decoder(inputs_embeds=answered, encoder_hidden_states=states, encoder_attention_mask=open_, use_cache=False).last_hidden_state
         losses = hidden.new_zeros(target.shape, dtype=torch.float32)
         said = target != PAD
         pointed = self.pointers(pointing) if self.pointers is not None else None
@@ -85,7 +84,8 @@ class UnifiedModel(nn.Module):
         rows = embed(self.t5.shared.weight, source, slots)
         states = self.t5.encoder(inputs_embeds=rows, attention_mask=sight(source, rows.dtype)).last_hidden_state
         begin = torch.full_like(source[:, :1], PAD)
-        return self.t5.decoder(input_ids=begin, encoder_hidden_states=states, encoder_attention_mask=(source != PAD), use_cache=False).last_hidden_state[:, 0]
+        told = {"encoder_hidden_states": states, "encoder_attention_mask": unpadded(source, rows.dtype)}
+        return self.t5.decoder(input_ids=begin, **told, use_cache=False).last_hidden_state[:, 0]
 
     def shape(self) -> dict[str, int | float | str | bool]:
         """The backbone's configuration, what of it JSON can hold: what `model.decode` needs besides weights."""
@@ -97,6 +97,11 @@ class UnifiedModel(nn.Module):
 
     def scaled(self, hidden: Tensor) -> Tensor:
         return hidden * self.t5.config.d_model**-0.5 if self.t5.config.scale_decoder_outputs else hidden
+
+
+def unpadded(source: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores so that nobody looks at PAD, [B, 1, 1, T]: 0, or the dtype's least number."""
+    return torch.zeros(source.shape, dtype=dtype, device=source.device).masked_fill_(source == PAD, torch.finfo(dtype).min)[:, None, None]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

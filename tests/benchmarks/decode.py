@@ -8,7 +8,7 @@ sizes, of which the fastest counts. A user is answered equally where sorted scor
 within 2e-3 of the last score. CTranslate2, which knows no catalogue and so answers whatever it likes, is held against `generate` without one. The peak is
 that of one large packed matrix product, measured in the same rounds.
 
-Writes tests/benchmarks/results/decoding_SHAPE.json and a file per headline figure.
+Writes tests/benchmarks/results/decoding_SHAPE.json and a file per headline figure; with --elsewhere a decoding_SHAPE_elsewhere.json alone.
 """
 
 import argparse
@@ -323,6 +323,7 @@ def main() -> int:
     options.add_argument("shapes", nargs="*", default=list(SHAPES), metavar="SHAPE")
     options.add_argument("--rounds", type=int, default=ROUNDS)
     options.add_argument("--seconds", type=float, default=4.0, help="of a contestant's turn")
+    options.add_argument("--elsewhere", action="store_true", help="this is not the machine that the figures are of: a table of its own, and no figure")
     options.add_argument("--contestant", help=argparse.SUPPRESS)
     options.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -331,11 +332,12 @@ def main() -> int:
         return contestant(chosen.contestant, chosen.shapes[0], chosen.batch, chosen.folder)
     for shape in chosen.shapes:
         found = race(shape, chosen.rounds, chosen.seconds)
-        command = f"python tests/benchmarks/decode.py {shape} --rounds {chosen.rounds} --seconds {chosen.seconds:g}"
+        command = f"python tests/benchmarks/decode.py {shape} --rounds {chosen.rounds} --seconds {chosen.seconds:g}{' --elsewhere' * chosen.elsewhere}"
         data = f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights"
         common = origin(command, data, [0], "torch", "transformers", "ctranslate2", more="1 thread")
-        (HERE / "results" / f"decoding_{shape}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
-        write(figures(found), common)
+        name = f"decoding_{shape}{'_elsewhere' * chosen.elsewhere}"
+        (HERE / "results" / f"{name}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+        write([] if chosen.elsewhere else figures(found), common)
         for row in found["rows"]:
             print(
                 f"{shape}: {row['contestant']} at {row['batch']}: {row['median']:.1f}" + (f", equal {row['equal_users']:.3f}" if "equal_users" in row else "")

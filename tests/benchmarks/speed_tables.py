@@ -80,14 +80,15 @@ def speed_training(path: Path) -> str:
     lines = [
         told(held),
         "",
-        f"| {held['names']} names | batch | examples/s [range] | against hf | loss on held-out rows, batches of 256 | making batches |",
-        "|---|---|---|---|---|---|",
+        f"| {held['names']} names | batch | examples/s [range] | against hf | loss on held-out rows, batches of 256 | making batches | the first 2,048, s |",
+        "|---|" + "---|" * 6,
     ]
     for row in sorted(held["rows"], key=lambda row: -row["median"]):
         speed = f"{row['median']:,.0f} [{min(row['rounds']):,.0f}, {max(row['rounds']):,.0f}]"
         share = f"{100 * row['input_share']:.0f} %" if "input_share" in row else "–"  # not measured before 2a12df5
         told_of = f"{row['median'] / plain:.1f} | {row['loss_at_256']:.3f} | {share}"
-        lines.append(f"| {row['contestant']} | {row['batch']} | {speed} | {told_of} |")
+        first = f"{row['first_seconds']:.0f}" if "first_seconds" in row else "–"
+        lines.append(f"| {row['contestant']} | {row['batch']} | {speed} | {told_of} | {first} |")
     return "\n".join(lines)
 
 

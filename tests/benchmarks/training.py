@@ -5,8 +5,9 @@
 Each contestant is a process of its own with one thread and the tiny backbone, its dropout .2, and AdamW at 1e-3; a turn is `--rows` examples. The plain loop
 pads shuffled batches to their longest prompt, asks T5ForConditionalGeneration for the loss over the whole vocabulary in fp32 and runs torch's AdamW with
 glibc's allocator as it comes; the tuned one groups batches by length, computes in bf16, takes oneDNN and keeps freed memory. Each at batches of 64 and
-256, of which the faster counts. Everybody's decoder begins with PAD. After its turns each contestant tells its mean loss on held-out rows, over item tokens
-alone, at batches of 256, and the share of its seconds that went into making batches.
+256, of which the faster counts; compiled ones (ours by `train.compiled`, theirs by torch.compile, both dynamic) at 256. Everybody's decoder begins with PAD.
+After its turns each contestant tells its mean loss on held-out rows, over item tokens alone, at batches of 256, and the share of its seconds that went into
+making batches. A first turn of 2,048 examples warms up; its seconds, compiling among them, are told apart.
 
 Writes tests/benchmarks/results/speed_training_NAMES.json and the figure `train_vs_hf`.
 """
@@ -28,29 +29,31 @@ from figures import HERE, origin, ratio, write
 from quality import begun, verb
 
 NAMES = {"atomic": [], "codes": ["identifiers.scheme=semantic", "identifiers.construction=content", "identifiers.levels=3", "train.softmax=all"]}
-# contestant → (what runs, precision, tuned, batch sizes)
+# contestant → (what runs, precision, compiled, tuned, batch sizes)
 CONTESTANTS = {
-    "tandem fp32": ("tandem", "fp32", True, (256,)),
-    "tandem bf16": ("tandem", "bf16", True, (256,)),
-    "hf": ("hf", "fp32", False, (64, 256)),
-    "hf tuned": ("hf", "bf16", True, (64, 256)),
+    "tandem fp32": ("tandem", "fp32", False, True, (256,)),
+    "tandem bf16": ("tandem", "bf16", False, True, (256,)),
+    "tandem bf16 compiled": ("tandem", "bf16", True, True, (256,)),
+    "hf": ("hf", "fp32", False, False, (64, 256)),
+    "hf tuned": ("hf", "bf16", False, True, (64, 256)),
+    "hf tuned compiled": ("hf", "bf16", True, True, (256,)),
 }
-HELD_OUT = 2048
+HELD_OUT = FIRST = 2048
 
 
-def training_of(spec: dict[str, Any], precision: str, batch: int) -> Any:
+def training_of(spec: dict[str, Any], precision: str, compiled: bool, batch: int) -> Any:
     from model.train_unified import UnifiedTraining
 
-    return UnifiedTraining(spec | {"train": spec["train"] | {"precision": precision, "batch_size": batch, "warmup_share": 0.0}})
+    return UnifiedTraining(spec | {"train": spec["train"] | {"precision": precision, "compiled": compiled, "batch_size": batch, "warmup_share": 0.0}})
 
 
-def tandem(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
+def tandem(spec: dict[str, Any], precision: str, compiled: bool, batch: int) -> tuple[Any, Any]:
     """Functions: of nothing, one step that returns how many rows it learnt from; of row numbers of the validation rows, their losses."""
     import torch
 
     from model import data
 
-    training = training_of(spec, precision, batch)
+    training = training_of(spec, precision, compiled, batch)
     pad = np.zeros(len(training.model.level_sizes), np.int64)
     training.phrasing.start = lambda ask: pad  # ours begins with the latest item, and learns another curve
 
@@ -78,20 +81,22 @@ def tandem(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
     return step, losses
 
 
-def hf(spec: dict[str, Any], precision: str, batch: int) -> tuple[Any, Any]:
+def hf(spec: dict[str, Any], precision: str, compiled: bool, batch: int) -> tuple[Any, Any]:
     import torch
     from torch.nn import functional as F
     from transformers import T5ForConditionalGeneration
 
     from model import data
 
-    training, tuned = training_of(spec, "fp32", batch), precision == "bf16"
+    training, tuned = training_of(spec, "fp32", False, batch), precision == "bf16"
     held = training.model.t5
     torch.set_float32_matmul_precision("medium" if tuned else "highest")
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(held.config)
     model.shared.weight.data.copy_(held.shared.weight.data)  # the same beginning: drawn, or of the items' vectors
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    if compiled:
+        model.compile(dynamic=True)
     first, rng = training.model.first_answer, np.random.default_rng(0)
 
     def rows() -> Iterator[np.ndarray]:
@@ -137,8 +142,8 @@ def contestant(name: str, batch: int, spec: dict[str, Any]) -> int:
     import torch
 
     torch.set_num_threads(1)
-    kind, precision, _, _ = CONTESTANTS[name]
-    step, losses = {"tandem": tandem, "hf": hf}[kind](spec, precision, batch)
+    kind, precision, compiled, _, _ = CONTESTANTS[name]
+    step, losses = {"tandem": tandem, "hf": hf}[kind](spec, precision, compiled, batch)
     whole, making = 0.0, timed_input()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -174,7 +179,7 @@ def timed_input() -> list[float]:
 
 def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
     running: dict[tuple[str, int], subprocess.Popen[str]] = {}
-    for name, (_, _, tuned, batches) in CONTESTANTS.items():
+    for name, (_, _, _, tuned, batches) in CONTESTANTS.items():
         for batch in batches:
             command = [sys.executable, __file__, "--contestant", name, "--batch", str(batch), "--spec", str(path)]
             limits = {**os.environ, **(TUNED if tuned else {}), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -184,7 +189,7 @@ def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
     speeds: dict[tuple[str, int], list[float]] = {key: [] for key in running}
     for turn in range(-1, rounds):  # the first warms up
         for key, process in running.items():
-            count = 2048 if turn < 0 else rows
+            count = FIRST if turn < 0 else rows
             process.stdin.write(f"go {count}\n")
             process.stdin.flush()
             speeds[key].append(round(count / float(read(process, key[0])), 1))
@@ -199,6 +204,7 @@ def race(path: Path, rounds: int, rows: int) -> list[dict[str, Any]]:
     for name in CONTESTANTS:
         best = max((key for key in speeds if key[0] == name), key=lambda key: float(np.median(speeds[key][1:])))
         row = {"contestant": name, "batch": best[1], "median": float(np.median(speeds[best][1:])), "rounds": speeds[best][1:]}
+        row["first_seconds"] = round(FIRST / speeds[best][0], 1)
         made.append(row | {"loss_at_256": round(losses[name, 256], 4), "input_share": round(shares[best], 4)})
     return made
 
@@ -244,7 +250,7 @@ def main() -> int:
         print(json.dumps(found, indent=1))
         if name == "codes":
             row = {each["contestant"]: each for each in found}
-            write([ratio("train_vs_hf", row["tandem bf16"]["rounds"], row["hf"]["rounds"], "hf", row["hf"]["median"])], common)
+            write([ratio("train_vs_hf", row["tandem bf16 compiled"]["rounds"], row["hf"]["rounds"], "hf", row["hf"]["median"])], common)
     return 0
 
 
