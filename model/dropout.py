@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-@torch.library.custom_op("tandem::random_bytes", mutates_args=())
 def random_bytes(x: Tensor) -> Tensor:
-    """uint8, a random byte per element of x. An operation of its own: a compiler that looks into it makes a loop of it that draws one by one."""
-    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)
-    return drawn[: x.numel()].clone().view(x.shape) if x.numel() % 8 else drawn.view(x.shape)
+    """uint8, a random byte per element of x."""
+    return torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
 
 
-@random_bytes.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+# To a compiler one operation: one that looks into it makes a loop of it that draws element by element.
+opaque_bytes = torch.library.custom_op("tandem::random_bytes", random_bytes, mutates_args=())
+opaque_bytes.register_fake(lambda x: torch.empty(x.shape, dtype=torch.uint8, device=x.device))
 
 
 def dropped(x: Tensor, p: float) -> Tensor:
@@ -31,7 +29,7 @@ def dropped(x: Tensor, p: float) -> Tensor:
         return F.dropout(x, p)
     out_of_256 = round(p * 256)
     if torch.compiler.is_compiling():
-        return ByNumbers.apply(x, random_bytes(x), out_of_256)
+        return ByNumbers.apply(x, opaque_bytes(x), out_of_256)
     return x * (random_bytes(x) >= out_of_256).to(x.dtype).mul_(256 / (256 - out_of_256))
 
 

@@ -87,7 +87,8 @@ min_coverage_ratio = 0.0
 warm_start = false
 half_life_days = 0
 """
-RECOMMEND = {"tasks": ["recommend"], "epochs": 24, "learning_rate": 0.002, "dropout": 0.4, "weight_decay": 0.05, "patience": 4, "precision": "bf16"}
+FAST = {"precision": "bf16", "compiled": True}
+RECOMMEND = FAST | {"tasks": ["recommend"], "epochs": 24, "learning_rate": 0.002, "dropout": 0.4, "weight_decay": 0.05, "patience": 4}
 BOTH = RECOMMEND | {"tasks": ["recommend", "search"], "epochs": 16, "dropout": 0.3, "patience": 3, "history_in_search": 1.0}
 # Whoever searches a known item by its name finds it without their history; words made of the items' texts teach the names of those that nobody searched.
 NAMED = BOTH | {"history_in_search": 0.0, "tasks": ["recommend", "search", "pseudo_search"], "pseudo_per_item": 20}
