@@ -118,6 +118,11 @@ def machine(config: Config) -> Iterator[Finding]:
     if "AVX-512" in kinds and narrow_openblas():
         faster = "export OPENBLAS_CORETYPE=SkylakeX makes products of matrices 1.8 times as fast (measured on Zen 5)"
         yield Finding("note", "NumPy's OpenBLAS does not know this CPU and multiplies with AVX2 alone", faster)
+    if config.train.compiled:
+        from model.compiled import missing  # here: it brings torch
+
+        lacking = missing()
+        yield Finding("note", f"train.compiled: {lacking}; a training here goes on without", "install g++") if lacking else Finding("ok", "a C++ compiler")
     try:
         told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
         yield Finding("ok", f"GPU: {told.splitlines()[0].split(' (UUID')[0]}, {len(told.splitlines())} in all")

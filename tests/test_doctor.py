@@ -99,6 +99,13 @@ def test_warehouse_and_lake(tmp_path, monkeypatch):
     assert [finding.state for finding in doctor.lake(load(None, ["lake.root=s3a://bucket/lake", "lake.files=/tmp"]))] == ["ok", "note"]
 
 
+def test_a_compiler_is_looked_for_where_training_wants_one(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    told = {asked: [f.what for f in doctor.machine(load(None, [f"train.compiled={asked}"])) if "compiler" in f.what] for asked in ("true", "false")}
+    assert told["false"] == []
+    assert [what.startswith("train.compiled: no C++ compiler found (no-such-compiler") for what in told["true"]] == [True]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_lake_that_cannot_be_written_is_missing(tmp_path):
     tmp_path.chmod(0o500)
