@@ -122,7 +122,11 @@ def machine(config: Config) -> Iterator[Finding]:
         from model.compiled import missing  # here: it brings torch
 
         lacking = missing()
-        yield Finding("note", f"train.compiled: {lacking}; a training here goes on without", "install g++") if lacking else Finding("ok", "a C++ compiler")
+        yield (
+            Finding("note", f"train.compiled: {lacking}", "install it; until then a training here goes on without")
+            if lacking
+            else Finding("ok", "a C++ compiler")
+        )
     try:
         told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
         yield Finding("ok", f"GPU: {told.splitlines()[0].split(' (UUID')[0]}, {len(told.splitlines())} in all")

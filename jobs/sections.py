@@ -222,7 +222,9 @@ class Train(Section):
     checkpoint_steps: int = Field(default=500, ge=1)
     seed: int = 7
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto is bf16 on a GPU and fp32 on a CPU")
-    compiled: bool = Field(default=False, description="compile the model's blocks (needs a C++ compiler): takes a minute or two, and batches then less time")
+    compiled: bool = Field(
+        default=False, description="compile the model's blocks (needs g++ and Python's headers): takes a minute or two, and batches then less time"
+    )
     answer_precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="of a generative model's products wherever it answers: validation, evaluate and the nights alike"
     )

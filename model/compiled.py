@@ -6,6 +6,8 @@ hides) element by element. So what has a mask here says it in numbers: the ReLU 
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ from transformers import T5ForConditionalGeneration
 HUGE = 1e38  # times this, any positive number that is no subnormal is at least 1
 
 
-class Relu(torch.autograd.Function):
-    """torch's own, but for what it keeps: its output, which the next product keeps anyway."""
+class ReluByNumbers(torch.autograd.Function):
+    """torch's own, but for what it keeps: its output, not a mask of its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -30,15 +32,19 @@ class Relu(torch.autograd.Function):
         return gradient * (y.float() * HUGE).clamp(0, 1).to(gradient.dtype)
 
 
-class ByNumbers(nn.Module):
+class Relu(nn.Module):
+    """nn.ReLU by `ReluByNumbers`."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return Relu.apply(x)
+        return ReluByNumbers.apply(x)
 
 
 def missing() -> str | None:
     """What this machine lacks to compile, in words."""
-    compiler = os.environ.get("CXX", "g++")
-    return None if shutil.which(compiler) else f"no C++ compiler found ({compiler}; CXX names another)"
+    compiler, header = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
+    if not shutil.which(compiler):
+        return f"no C++ compiler found ({compiler}; CXX names another)"
+    return None if header.exists() else f"Python's headers are not here ({header}; on Debian and Ubuntu: python3-dev)"
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -46,5 +52,5 @@ def compile_blocks(model: nn.Module) -> None:
     for stack in (stack for t5 in model.modules() if isinstance(t5, T5ForConditionalGeneration) for stack in (t5.encoder, t5.decoder)):
         for module in stack.modules():
             if isinstance(getattr(module, "act", None), nn.ReLU):
-                module.act = ByNumbers()
+                module.act = Relu()
         stack.compile(dynamic=True)  # batches have many lengths

@@ -29,12 +29,12 @@ def dropped(x: Tensor, p: float) -> Tensor:
         return F.dropout(x, p)
     out_of_256 = round(p * 256)
     if torch.compiler.is_compiling():
-        return ByNumbers.apply(x, opaque_bytes(x), out_of_256)
+        return DroppedByNumbers.apply(x, opaque_bytes(x), out_of_256)
     return x * (random_bytes(x) >= out_of_256).to(x.dtype).mul_(256 / (256 - out_of_256))
 
 
-class ByNumbers(torch.autograd.Function):
-    """The same, in numbers alone and keeping nothing but the bytes: compiled loops over booleans are several times as slow (torch 2.15)."""
+class DroppedByNumbers(torch.autograd.Function):
+    """`dropped` of these bytes, in numbers alone and keeping nothing but the bytes: compiled loops over booleans are several times as slow (torch 2.15)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, drawn: Tensor, out_of_256: int) -> Tensor:

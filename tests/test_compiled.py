@@ -56,11 +56,21 @@ def test_dropout_hides_the_same_elements(dtype: torch.dtype) -> None:
 @needs_compiler
 def test_relu_is_torchs_own_at_zero_too() -> None:
     x = torch.tensor([-1.0, -1e-30, 0.0, 1e-30, 2.0])
-    for function in (compiled.ByNumbers(), torch.nn.ReLU()):
+    for function in (compiled.Relu(), torch.nn.ReLU()):
         given = x.clone().requires_grad_()
         function(given).backward(torch.full((5,), 3.0))
         assert given.grad.tolist() == [0, 0, 0, 3, 3]
         assert function(x).tolist() == torch.relu(x).tolist()
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert compiled.missing() == "no C++ compiler found (no-such-compiler; CXX names another)"
+    monkeypatch.setenv("CXX", "sh")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert compiled.missing() == f"Python's headers are not here ({tmp_path}/Python.h; on Debian and Ubuntu: python3-dev)"
+    (tmp_path / "Python.h").touch()
+    assert compiled.missing() is None
 
 
 def test_without_a_compiler_it_is_the_training_that_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
