@@ -64,11 +64,12 @@ class Training(ABC):
         torch.manual_seed(self.settings["seed"])
         self.load_data()
         self.model = self.make_model().to(self.device)
-        if self.settings["compiled"] and (lacking := compiled.missing()):
-            log.warning("train.compiled: %s; training goes on without, the same but slower", lacking)
-        elif self.settings["compiled"]:
-            log.info("train.compiled: the first batches take a minute or two")
-            compiled.compile_blocks(self.model)
+        if self.settings["compiled"]:
+            if lacking := compiled.missing():
+                log.warning("train.compiled: %s; training goes on without, the same but slower", lacking)
+            else:
+                log.info("train.compiled: the first batches take a minute or two")
+                compiled.compile_blocks(self.model)
         self.wrapped: torch.nn.Module = DistributedDataParallel(self.model) if self.world > 1 else self.model
         groups = parameter_groups(self.model, self.settings["weight_decay"])
         self.optimizer = torch.optim.AdamW(groups, lr=self.settings["learning_rate"], fused=True)

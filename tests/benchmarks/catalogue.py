@@ -16,7 +16,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from figures import HERE, origin, write
+from figures import keep, origin, write
 
 from model import identifiers, trie
 
@@ -90,7 +90,7 @@ def main() -> int:
         "mask_of_10_million": {"seconds": [round(s, 3) for s in masks]},
         "codes": {"seconds": seconds[0], "faiss_seconds": seconds[1], "unexplained": round(errors[0], 4), "faiss_unexplained": round(errors[1], 4)},
     }
-    (HERE / "results" / "catalogue.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    keep("catalogue", {**found, **common})
     dict_seconds = float(np.median(found["trie"]["dict_seconds"]))
     write(
         [

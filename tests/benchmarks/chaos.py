@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from figures import HERE, REPOSITORY, commit, origin, write
+from figures import HERE, REPOSITORY, commit, keep, origin, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kills import PUBLISHED, Reader, campaign, compare, rows_of, start
@@ -253,7 +253,7 @@ def main() -> int:
     command = " ".join(["python tests/benchmarks/chaos.py", *words])
     common = origin(command, "simulated, 120 users, 60 items", [SEED])
     held = common | {"minutes": round(sum(part["seconds"] for part in parts.values()) / 60), "figures": figures(parts, common), **parts}
-    (HERE / "results" / "faults.json").write_text(json.dumps(held, indent=1) + "\n")
+    keep("faults", held)
     told(f"written: {HERE / 'results' / 'faults.json'}")
     return 0
 

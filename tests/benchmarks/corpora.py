@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from figures import HERE, origin, ratio, write
+from figures import keep, origin, ratio, write
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -147,7 +147,7 @@ def main() -> int:
     common = origin(command, f"{chosen.events:,} simulated events", [0], "pyspark", "duckdb", "polars")
     found: dict[str, Any] = {"users": written["tandem"][0], "actions": written["tandem"][1], "seconds": seconds, "slope": slope, "exponent": round(exponent, 3)}
     found |= {"heavy_events": HEAVY, "heavy_seconds": heavy}
-    (HERE / "results" / "speed_corpora.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    keep("speed_corpora", {**found, **common})
     theirs = seconds["usual recipe"]
     write([ratio("corpora_vs_collect_list", theirs, seconds["tandem"], "sort_array(collect_list(struct)), seconds", float(np.median(theirs)))], common)
     print(json.dumps(found, indent=1))

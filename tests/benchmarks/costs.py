@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from figures import HERE, REPOSITORY, origin
+from figures import REPOSITORY, keep, origin
 
 DAY = date(2026, 11, 19)
 BEGIN = {"users": 1000, "items": 500, "events_per_user": 12}
@@ -129,7 +129,7 @@ def main() -> int:
     growing = growth(nights)
     common = origin("python tests/benchmarks/costs.py", "simulated", [7])
     found = {"nights": nights, "growth": growing, "wanted": WANTED, "core_hours": estimate(growing)}
-    (HERE / "results" / "speed_costs.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    keep("speed_costs", {**found, **common})
     return 0
 
 

@@ -12,7 +12,6 @@ Writes tests/benchmarks/results/decoding_SHAPE.json and a file per headline figu
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import HERE, origin, ratio, write
+from figures import keep, origin, ratio, write
 
 LEVELS, CODES, ITEMS, LENGTH, USERS, ROUNDS, COMPARED = 4, 256, 50_000, 64, 512, 5, 64
 SHAPES = {  # T5's sizes, and how many answers a user gets
@@ -336,7 +335,7 @@ def main() -> int:
         data = f"{ITEMS:,} items of {LEVELS} random codes, {LENGTH} tokens, random weights"
         common = origin(command, data, [0], "torch", "transformers", "ctranslate2", more="1 thread")
         name = f"decoding_{shape}{'_elsewhere' * chosen.elsewhere}"
-        (HERE / "results" / f"{name}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+        keep(name, {**found, **common})
         write([] if chosen.elsewhere else figures(found), common)
         for row in found["rows"]:
             print(

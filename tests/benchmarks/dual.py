@@ -7,7 +7,6 @@ Ingests and embeds through the verbs in a lake of its own (--lake; what is there
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from figures import HERE, origin, write
+from figures import HERE, keep, origin, write
 from quality import begun, verb
 
 OFFICIAL = {"semantic": 0.0021, "collaborative": 0.0}  # after its repair, on the same items (reference gensar 6.2)
@@ -48,7 +47,7 @@ def main() -> int:
         rows.append({"variant": name, "seconds": round(seconds, 1), "checks": checks})
         print(name, round(seconds, 1), {key: value for key, value in checks.items() if "collisions" in key or key == "one_item_per_identifier"}, flush=True)
     common = origin("python tests/benchmarks/dual.py", "amazon_beauty_paper", [7])
-    (HERE / "results" / "dual_names.json").write_text(json.dumps({**common, "rows": rows}, indent=1) + "\n")
+    keep("dual_names", {**common, "rows": rows})
     kept = {side: rows[0]["checks"][f"{view}.collisions_after_repair"] for side, view in VIEWS.items()}
     rest = {"unit": "fraction", "ci": None, "rival": "official code"}
     write([{"figure": f"dual_collisions_{side}", "value": value, **rest, "rival_value": OFFICIAL[side]} for side, value in kept.items()], common)

@@ -40,7 +40,11 @@ def ratio(figure: str, above: Sequence[float], below: Sequence[float], rival: st
     return {**held, "rival": rival, "rival_value": rival_value}
 
 
+def keep(name: str, table: dict[str, Any]) -> None:
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
+
+
 def write(figures: list[dict[str, Any]], common: dict[str, Any]) -> None:
     """A file per headline figure."""
     for figure in figures:
-        (HERE / "results" / f"{figure['figure']}.json").write_text(json.dumps({**figure, **common}, indent=1) + "\n")
+        keep(figure["figure"], {**figure, **common})

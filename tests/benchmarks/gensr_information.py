@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from figures import HERE, REPOSITORY, origin, write
+from figures import REPOSITORY, keep, origin, write
 
 TASKS = ("recommend", "search")
 
@@ -34,9 +34,7 @@ def main() -> int:
     command = " ".join(["python tests/benchmarks/gensr_information.py", *(f"--set {each}" for each in chosen.set)])
     told = origin(command, "simulated: model/pair_worlds.py", done["seeds"])
     arms = {arm: {name: [round(x, 4) if x == x else None for x in value] for name, value in figures.items()} for arm, figures in done["figures"].items()}
-    (HERE / "results" / "information.json").write_text(
-        json.dumps({**told, "core_seconds": done["core_seconds"], "verdict": done["verdict"], "arms": arms}, indent=1) + "\n"
-    )
+    keep("information", {**told, "core_seconds": done["core_seconds"], "verdict": done["verdict"], "arms": arms})
     write([figure(arms, arm, kind) for arm in ("gensr", "twin") for kind in ("mi_bound", "gradient_cosine")], told)
     print(done["verdict"])
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalake import DeltaTable
-from figures import HERE, REPOSITORY, origin
+from figures import REPOSITORY, keep, origin
 from nights import DAYS
 from studies import bare
 
@@ -70,7 +70,7 @@ def main() -> int:
         "reached": reached(lake, day),
         "gains": {name: bare(tuple(value)) for name, value in done["gains"].items()},
     }
-    (HERE / "results" / f"joint_{chosen.name}.json").write_text(json.dumps(written, indent=1) + "\n")
+    keep(f"joint_{chosen.name}", written)
     print(f"the page: {done['path']}")
     return 0
 

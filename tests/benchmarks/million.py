@@ -12,7 +12,6 @@ Workers' memory is the largest sum of their resident sets, read twice a second. 
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -28,7 +27,7 @@ import numpy as np
 import pandas as pd
 import psutil
 from decode import CODES, ITEMS, LEVELS, SHAPES, world
-from figures import HERE, origin, write
+from figures import HERE, keep, origin, write
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -194,7 +193,7 @@ def main() -> int:
         found[precision] = {"bare_users_per_second": alone, "runs": runs, "minutes_per_million": round(1e6 / runs[-1]["users_per_second"] / 60, 1)}
     data = f"{chosen.users:,} simulated users of {HISTORY} items, {ITEMS:,} items of {LEVELS} random codes, random weights"
     common = origin(f"python tests/benchmarks/million.py --users {chosen.users}{' --elsewhere' * chosen.elsewhere}", data, [0], "torch", "pyspark")
-    (HERE / "results" / f"speed_million{'_elsewhere' * chosen.elsewhere}.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    keep(f"speed_million{'_elsewhere' * chosen.elsewhere}", {**found, **common})
     small, large = found["fp32"]["runs"]
     minutes = {"figure": "spark_million_users_minutes", "value": found["fp32"]["minutes_per_million"], "unit": "minutes", "ci": None}
     growth = {"figure": "rss_growth_10x", "value": large["workers_mb"] / small["workers_mb"], "unit": "ratio", "ci": None}

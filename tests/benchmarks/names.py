@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from figures import HERE, REPOSITORY, origin
+from figures import REPOSITORY, keep, origin
 
 from jobs.config import Config, load
 
@@ -134,7 +134,7 @@ def main() -> int:
         return 0
     common = origin(" ".join(["python tests/benchmarks/names.py", *size]), "simulated", [0], "pyspark")
     found = {"items": chosen.items, "events": chosen.events, "steps": steps}
-    (HERE / "results" / "speed_names.json").write_text(json.dumps({**found, **common}, indent=1) + "\n")
+    keep("speed_names", {**found, **common})
     return 0
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from deltalake import DeltaTable
-from figures import HERE, REPOSITORY, origin, write
+from figures import REPOSITORY, keep, origin, write
 
 DAYS = {"amazon_toys": "2014-07-23", "amazon_toys_known_item": "2014-07-23", "movielens_small": None}
 
@@ -58,8 +58,7 @@ def main() -> int:
         "steps": steps,
         "quality": quality(lake, day),
     }
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"night_{chosen.name}.json").write_text(json.dumps(written, indent=1) + "\n")
+    keep(f"night_{chosen.name}", written)
     figures(written)
     return 0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from deltalake import DeltaTable
-from figures import HERE, origin
+from figures import keep, origin
 from quality import Held, begun, gains, settings_of, verb
 from training import NAMES
 
@@ -68,7 +68,7 @@ def main() -> int:
     same = [len(np.intersect1d(a[a >= 0], b[b >= 0])) / max(1, (a >= 0).sum()) for a, b in zip(made["fp32"], made["bf16"], strict=True)]
     common = origin(f"python tests/benchmarks/precision.py --epochs {chosen.epochs}", "amazon_beauty_paper", [0], "torch")
     told = {"users": len(targets), "metrics": found, "overlap": float(np.mean(same)), "depth": DEPTH, **common}
-    (HERE / "results" / "precision.json").write_text(json.dumps(told, indent=1) + "\n")
+    keep("precision", told)
     print(json.dumps(told, indent=1))
     return 0
 

@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from figures import origin
+from figures import keep, origin
 
 HERE = Path(__file__).parent
 DEPTH = 100
@@ -33,9 +33,9 @@ SETS = {
     "beauty_hem": ("amazon_beauty", "searches_hem"),
     "beauty_known_item": ("amazon_beauty", "searches_known_item"),
 }
-# figure → (set, method, task, metric)
 STOP_WORDS = {"and", "by", "for", "in", "more", "of", "on", "the", "to", "up", "with"}
 PLURALS = (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ss", "ss"), ("us", "us"), ("s", ""))
+# figure → (set, method, task, metric)
 FIGURES = {
     "beauty_rec_recall10": ("beauty_paper", "model", "recommend", "recall@10"),
     "beauty_rec_ndcg10": ("beauty_paper", "model", "recommend", "ndcg@10"),
@@ -335,7 +335,7 @@ def main() -> int:
     written = joined(json.loads(path.read_text()), written) if path.exists() else written
     seeds, settings = map(str, written["seeds"]), (f"--set {each}" for each in chosen.set)
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
-    path.write_text(json.dumps(written, indent=1) + "\n")
+    keep(path.stem, written)
     figures(written)
     return 0
 
@@ -351,7 +351,7 @@ def figures(written: dict) -> None:
         rivals = {m: metrics[metric]["value"] for (m, t), metrics in held.items() if t == task and m != method and metric in metrics}
         best = max(rivals, key=rivals.__getitem__)
         row = {"figure": figure, "value": own["value"], "unit": "fraction", "ci": own["ci"], "rival": best, "rival_value": rivals[best]}
-        (HERE / "results" / f"{figure}.json").write_text(json.dumps({**row, **common}, indent=1) + "\n")
+        keep(figure, {**row, **common})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalake import DeltaTable
-from figures import HERE, REPOSITORY, origin, write
+from figures import REPOSITORY, keep, origin, write
 
 from jobs import study
 
@@ -68,7 +68,6 @@ def main() -> int:
     chosen = options.parse_args()
     lake = chosen.lake or Path(tempfile.mkdtemp(prefix="studies-"))
     day = datetime.now(UTC).date()
-    (HERE / "results").mkdir(exist_ok=True)
     for subject in chosen.subjects:
         settings = [part for each in (f"lake.root={lake}", *chosen.set) for part in ("--set", each)]
         result = lake / f"{subject}.json"
@@ -81,7 +80,7 @@ def main() -> int:
         command = " ".join(["python tests/benchmarks/studies.py", subject, *(f"--set '{each}'" for each in chosen.set)])
         common = origin(command, "simulated: model/worlds.py", done["seeds"])
         written = {**common, "study": subject, "core_seconds": done["core_seconds"], "points": [{name: bare(point[name]) for name in SAID} for point in found]}
-        (HERE / "results" / f"study_{subject}.json").write_text(json.dumps(written, indent=1) + "\n")
+        keep(f"study_{subject}", written)
         write(headlines(subject, found), common)
         print(f"the page: {done['path']}")
     return 0

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from decode import TUNED, read
-from figures import HERE, origin, ratio, write
+from figures import keep, origin, ratio, write
 from quality import begun, verb
 
 NAMES = {"atomic": [], "codes": ["identifiers.scheme=semantic", "identifiers.construction=content", "identifiers.levels=3", "train.softmax=all"]}
@@ -246,7 +246,7 @@ def main() -> int:
         found = race(path, chosen.rounds, chosen.rows)
         command = f"python tests/benchmarks/training.py {name} --rounds {chosen.rounds} --rows {chosen.rows}"
         common = origin(command, "amazon_beauty_paper", [0], "torch", "transformers", more="1 thread")
-        (HERE / "results" / f"speed_training_{name}.json").write_text(json.dumps({"names": name, "rows": found, **common}, indent=1) + "\n")
+        keep(f"speed_training_{name}", {"names": name, "rows": found, **common})
         print(json.dumps(found, indent=1))
         if name == "codes":
             row = {each["contestant"]: each for each in found}
