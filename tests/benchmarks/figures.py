@@ -41,6 +41,7 @@ def ratio(figure: str, above: Sequence[float], below: Sequence[float], rival: st
 
 
 def keep(name: str, table: dict[str, Any]) -> None:
+    """As results/NAME.json, which `readme.py` and the next run of the benchmark read."""
     (HERE / "results" / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -11,14 +11,13 @@ Writes tests/benchmarks/results/gensr_plateau.json: of every way and seed the cu
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from figures import origin
+from figures import keep, origin
 from torch import Tensor
 
 from model import pair_study, pair_worlds, unified
@@ -61,7 +60,7 @@ def main() -> None:
             curves.setdefault(way, []).append(points)
             print(way, seed, [(int(point["step"]), point["valid_recommend"], point["valid_search"]) for point in points], flush=True)
             told = origin(" ".join(["python", *sys.argv]), "simulated: model/pair_worlds.py", asked.seeds)
-            RESULT.write_text(json.dumps({**told, "prior": round(entropy(0.2), 4), "floor": floors, "curves": curves}, indent=1) + "\n", encoding="utf-8")
+            keep(RESULT.stem, {**told, "prior": round(entropy(0.2), 4), "floor": floors, "curves": curves})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import sampled
 from deltalake import DeltaTable
-from figures import HERE, REPOSITORY, origin, write
+from figures import HERE, REPOSITORY, keep, origin, write
 
 from jobs.config import load
 from jobs.study_parts import FIRST, WHOLE, as_stated
@@ -157,7 +157,7 @@ def main() -> int:
     written = {**origin("", chosen.log, chosen.seeds), "settings": shaping, "requests": REQUESTS, "catalogue": catalogue, "candidates": candidates}
     written = joined(before, written) if before else written
     written["command"] = command(chosen.recipe, written)
-    path.write_text(json.dumps(written, indent=1) + "\n")
+    keep(path.stem, written)
     headlines(chosen.recipe, written)
     return 0
 
