@@ -12,8 +12,9 @@ from pyspark.sql import functions as F
 from jobs.sections import Ingest, Source
 
 SURFACES = {"interactions": "recommendation", "searches": "search"}
-# C0 and C1 controls but white space, bidirectional overrides, byte-order marks inside, replaced bytes.
-CONTROLS = r"[\x00-\x08\x0E-\x1F\x7F-\x84\x86-\x9F\u202A-\u202E\u2066-\u2069\uFEFF\uFFFD]"
+# C0 and C1 controls but white space, bidirectional overrides, byte-order marks inside, replaced bytes. Printable ASCII is ruled out first: to hold each of
+# its characters against all seven ranges took three times as long (2 s of a million events' CPU).
+CONTROLS = r"[[^ -~]&&[\x00-\x08\x0E-\x1F\x7F-\x84\x86-\x9F\u202A-\u202E\u2066-\u2069\uFEFF\uFFFD]]"
 NO_ID = r"^(?i)(null|nan|none|undefined)?$"  # what exporters write where there is nothing
 BAD_ID = r'^(-\d+(\.\d+)?$|\{"|\[)'  # negative numbers, objects, arrays
 LAST_MICROS = 4_102_444_800_000_000  # the year 2100: later is another unit, not a time

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import time
+import unicodedata
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -115,6 +116,14 @@ ACCEPTED = [
     ("searches", asked("ok5", query="  ＲＥＤ\u00a0  Ball ", user="u2", sequence=3, extra={"ignored": 1})),
     ("searches", {key: value for key, value in asked("", user="u3", item="i2").items() if key != "event_id"}),
 ]
+
+
+def test_control_characters_are_these_and_no_others(spark):
+    text = [chr(code) for code in range(0x10000) if not 0xD800 <= code <= 0xDFFF]
+    frame = spark.createDataFrame([(f"plain {each} text",) for each in text], "text STRING")
+    found = {row["text"][len("plain ")] for row in frame.where(F.col("text").rlike(rows.CONTROLS)).collect()}
+    white_space, marks = {*"\t\n\v\f\r\x85"}, {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffd"}
+    assert found == {each for each in text if unicodedata.category(each) == "Cc"} - white_space | marks
 
 
 @pytest.mark.fault("R2", "R5", "R48")

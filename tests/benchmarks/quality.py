@@ -230,17 +230,22 @@ def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
     return made
 
 
-def summary(per_seed: list[np.ndarray]) -> dict[str, dict]:
-    """Metric → each seed's value and 95 % bootstrap interval over users, and what they come to."""
+def summary(per_seed: list[dict[str, np.ndarray]]) -> dict[str, dict]:
+    """Metric → each seed's mean over users and its 95 % bootstrap interval, and what they come to. Of `gains`, or of their differences."""
     made = {}
-    for metric in gains(per_seed[0]):
+    for metric in per_seed[0]:
         rng, values, intervals = np.random.default_rng(0), [], []
-        for users in (gains(ranks)[metric] for ranks in per_seed):
+        for users in (seed[metric] for seed in per_seed):
             drawn = [users[rng.integers(0, len(users), len(users))].mean() for _ in range(1000)]
             values.append(float(users.mean()))
             intervals.append([float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))])
         made[metric] = over_seeds(values, intervals)
     return made
+
+
+def less(ours: np.ndarray, theirs: np.ndarray) -> dict[str, np.ndarray]:
+    """What each user gains by ours over theirs: of the same users, so that what makes a user easy for both is no noise."""
+    return {metric: users - gains(theirs)[metric] for metric, users in gains(ours).items()}
 
 
 def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
@@ -254,7 +259,7 @@ def joined(before: dict, now: dict) -> dict:
     earlier = {(row["task"], row["method"]): row["metrics"] for row in before["quality"]}
     for row in now["quality"]:
         for metric, held in row["metrics"].items() if kept_seeds else ():
-            if "seeds" not in held:  # a rival without a seed
+            if "seeds" not in held or (row["task"], row["method"]) not in earlier:  # a rival without a seed; a comparison that was not made then
                 continue
             was = earlier[row["task"], row["method"]][metric]
             told = was.get("intervals", [was["ci"]] * len(was["seeds"]))
@@ -321,17 +326,18 @@ def main() -> int:
         ranks["sasrec", "recommend"].append(kept(folder / f"sasrec-{seed}.npy", lambda m=model: sasrec.ranks(m, *held.bought("recommend", "test"))))
         if name.endswith("_hem"):
             ranks["category_sasrec", "search"].append(kept(folder / f"category-{seed}.npy", lambda m=model: category_ranks(name, held, m)))
-    for (method, task), found in sorted(ranks.items()):
-        told = summary(found)
-        print(f"{name} {task} {method}: " + ", ".join(f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in told.items()), flush=True)
+    told = {key: [gains(each) for each in found] for key, found in ranks.items()}
+    for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search")) if not chosen.only else ():
+        if (rival, task) in ranks:
+            told[f"model less {rival}", task] = [less(*pair) for pair in zip(ranks["model", task], ranks[rival, task], strict=True)]
+    rows = [{"task": task, "method": method, "n": len(found[0]["mrr"]), "metrics": summary(found)} for (method, task), found in sorted(told.items())]
+    for row in rows:
+        metrics = (f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in row["metrics"].items())
+        print(f"{name} {row['task']} {row['method']}: " + ", ".join(metrics), flush=True)
     if chosen.only:
         return 0
     path = HERE / "results" / f"quality_{name}.json"
-    written = {
-        **origin("", name, chosen.seeds),
-        "quality": [{"task": task, "method": method, "n": len(found[0]), "metrics": summary(found)} for (method, task), found in sorted(ranks.items())]
-        + spark_rivals(lake),
-    }
+    written = {**origin("", name, chosen.seeds), "quality": rows + spark_rivals(lake)}
     written = joined(json.loads(path.read_text()), written) if path.exists() else written
     seeds, settings = map(str, written["seeds"]), (f"--set {each}" for each in chosen.set)
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
