@@ -265,8 +265,8 @@ def joined(before: dict, now: dict) -> dict:
             told = was.get("intervals", [was["ci"]] * len(was["seeds"]))
             at = [before["seeds"].index(seed) for seed in kept_seeds]
             row["metrics"][metric] = over_seeds([was["seeds"][i] for i in at] + held["seeds"], [told[i] for i in at] + held["intervals"])
-    commits = dict.fromkeys([*(before["commit"].split(", ") if kept_seeds else ()), now["commit"]])
-    return now | {"seeds": kept_seeds + now["seeds"], "commit": ", ".join(commits)}
+    told = {key: dict.fromkeys([*(before[key].split("; ") if kept_seeds else ()), now[key]]) for key in ("machine", "commit")}
+    return now | {"seeds": kept_seeds + now["seeds"]} | {key: "; ".join(values) for key, values in told.items()}
 
 
 def spark_rivals(lake: Path) -> list[dict]:
