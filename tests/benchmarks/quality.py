@@ -256,15 +256,18 @@ def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
 def joined(before: dict, now: dict) -> dict:
     """What was measured now, and the seeds that were measured only before."""
     kept_seeds = [seed for seed in before["seeds"] if seed not in now["seeds"]]
-    earlier = {(row["task"], row["method"]): row["metrics"] for row in before["quality"]}
+    earlier = {(row["task"], row["method"]): row for row in before["quality"]}
     for row in now["quality"]:
-        for metric, held in row["metrics"].items() if kept_seeds else ():
-            if "seeds" not in held or (row["task"], row["method"]) not in earlier:  # a rival without a seed; a comparison that was not made then
-                continue
-            was = earlier[row["task"], row["method"]][metric]
-            told = was.get("intervals", [was["ci"]] * len(was["seeds"]))
-            at = [before["seeds"].index(seed) for seed in kept_seeds]
-            row["metrics"][metric] = over_seeds([was["seeds"][i] for i in at] + held["seeds"], [told[i] for i in at] + held["intervals"])
+        was = earlier.get((row["task"], row["method"]))
+        if was is None or "seeds" not in row:  # a comparison that was not made then; a rival without a seed
+            continue
+        # A comparison may be of fewer seeds than the models: of those that were there when it was first made.
+        at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed in kept_seeds}
+        row["seeds"] = [*at, *row["seeds"]]
+        for metric, held in row["metrics"].items():
+            old = was["metrics"][metric]
+            told = old.get("intervals", [old["ci"]] * len(old["seeds"]))
+            row["metrics"][metric] = over_seeds([old["seeds"][i] for i in at.values()] + held["seeds"], [told[i] for i in at.values()] + held["intervals"])
     told = {key: dict.fromkeys([*(before[key].split("; ") if kept_seeds else ()), now[key]]) for key in ("machine", "commit")}
     return now | {"seeds": kept_seeds + now["seeds"]} | {key: "; ".join(values) for key, values in told.items()}
 
@@ -330,7 +333,8 @@ def main() -> int:
     for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search")) if not chosen.only else ():
         if (rival, task) in ranks:
             told[f"model less {rival}", task] = [less(*pair) for pair in zip(ranks["model", task], ranks[rival, task], strict=True)]
-    rows = [{"task": task, "method": method, "n": len(found[0]["mrr"]), "metrics": summary(found)} for (method, task), found in sorted(told.items())]
+    own = {"seeds": chosen.seeds}
+    rows = [{"task": task, "method": method, "n": len(found[0]["mrr"]), **own, "metrics": summary(found)} for (method, task), found in sorted(told.items())]
     for row in rows:
         metrics = (f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in row["metrics"].items())
         print(f"{name} {row['task']} {row['method']}: " + ", ".join(metrics), flush=True)
