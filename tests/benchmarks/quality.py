@@ -244,7 +244,7 @@ def summary(per_seed: list[dict[str, np.ndarray]]) -> dict[str, dict]:
 
 
 def less(ours: np.ndarray, theirs: np.ndarray) -> dict[str, np.ndarray]:
-    """What each user gains by ours over theirs: of the same users, so that what makes a user easy for both is no noise."""
+    """The paired difference of each user, ours less theirs: what makes a user easy for both is then no noise."""
     return {metric: users - gains(theirs)[metric] for metric, users in gains(ours).items()}
 
 
@@ -329,12 +329,14 @@ def main() -> int:
         ranks["sasrec", "recommend"].append(kept(folder / f"sasrec-{seed}.npy", lambda m=model: sasrec.ranks(m, *held.bought("recommend", "test"))))
         if name.endswith("_hem"):
             ranks["category_sasrec", "search"].append(kept(folder / f"category-{seed}.npy", lambda m=model: category_ranks(name, held, m)))
-    told = {key: [gains(each) for each in found] for key, found in ranks.items()}
-    for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search")) if not chosen.only else ():
-        if (rival, task) in ranks:
-            told[f"model less {rival}", task] = [less(*pair) for pair in zip(ranks["model", task], ranks[rival, task], strict=True)]
-    own = {"seeds": chosen.seeds}
-    rows = [{"task": task, "method": method, "n": len(found[0]["mrr"]), **own, "metrics": summary(found)} for (method, task), found in sorted(told.items())]
+    of_users = {key: [gains(each) for each in found] for key, found in ranks.items()}
+    for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search")):
+        if {("model", task), (rival, task)} <= ranks.keys():
+            of_users[f"model less {rival}", task] = [less(*pair) for pair in zip(ranks["model", task], ranks[rival, task], strict=True)]
+    rows = [
+        {"task": task, "method": method, "n": len(found[0]["mrr"]), "seeds": chosen.seeds, "metrics": summary(found)}
+        for (method, task), found in sorted(of_users.items())
+    ]
     for row in rows:
         metrics = (f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in row["metrics"].items())
         print(f"{name} {row['task']} {row['method']}: " + ", ".join(metrics), flush=True)
