@@ -20,6 +20,7 @@ from jobs.embed_items import sampled, tuned
 from udfs import bm25 as words
 from udfs import cosine
 
+INDEXED = {"bm25", "bm25_popularity", "biencoder"}  # whose index of the catalogue's texts passes through the driver
 METHODS = {"recommend": ("popularity", "itemknn", "als"), "search": ("popularity", "bm25", "bm25_popularity", "biencoder")}
 
 EVENTS_PER_USER = 100  # latest items of a user that are paired with each other, so that no user makes a million pairs
@@ -36,6 +37,13 @@ def rankings(
 ) -> dict[str, DataFrame]:
     """Method → rankings, of the configured baselines that fit the task. `train` and `valid` hold the rows of both tasks."""
     wanted = {name for name in METHODS[task] if name in config.evaluate.baselines or (name == "popularity" and config.gate.beat_popularity)}
+    limit = config.evaluate.max_indexed_items
+    if wanted & INDEXED and (found := items.count()) > limit:
+        left_out = ", ".join(sorted(wanted & INDEXED))
+        log.warning(
+            "evaluate: %s left out: their index passes through the driver, %d items found, evaluate.max_indexed_items allows %d", left_out, found, limit
+        )
+        wanted -= INDEXED
     rows = train.where(F.col("task") == task)
     counts = training_counts(rows).drop("task")
     made = {}

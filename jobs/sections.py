@@ -271,6 +271,9 @@ class Gensr(Section):
 class Evaluate(Section):
     ks: tuple[int, ...] = (1, 5, 10, 20)
     bootstrap: int = Field(default=200, ge=20, description="resamples of the paired intervals")
+    max_indexed_items: int = Field(
+        default=1_000_000, ge=1, description="catalogue above which bm25, bm25_popularity and biencoder are left out: their index passes through the driver"
+    )
     max_requests: int = Field(default=20_000, ge=10, description="test examples per task, drawn by hash; all when fewer")
     baselines: tuple[BASELINES, ...] = ("popularity", "itemknn", "als", "bm25", "bm25_popularity", "biencoder")
 

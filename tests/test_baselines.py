@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyspark.sql import functions as F
 from worlds import ITEMS, WORDS
 
 from jobs import baselines
@@ -100,6 +101,21 @@ def test_biencoder_finds_what_no_word_tells(spark, config) -> None:
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"baselines": ("biencoder",)})})
     made = baselines.rankings(spark, config, "search", train, train, asked, items, 4)
     assert made.keys() == {"popularity", "biencoder"} and ranked(made["biencoder"]) == found
+
+
+def test_an_index_that_the_driver_could_not_hold_is_left_out_and_said(spark, config, caplog) -> None:
+    items, train = items_of(spark, ITEMS), clicks(spark, [("u1", "item07")], "search")
+    asked = requests(spark, ("r", [], []))
+
+    def methods(limit: int) -> set[str]:
+        held = {"baselines": ("popularity", "bm25", "bm25_popularity"), "max_indexed_items": limit}
+        limited = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=held)})
+        return set(baselines.rankings(spark, limited, "search", train, train, asked, items.withColumn("text", F.col("item_id")), 4))
+
+    caplog.set_level("WARNING", logger="tandem")
+    assert methods(len(ITEMS)) == {"popularity", "bm25", "bm25_popularity"} and not caplog.text
+    assert methods(len(ITEMS) - 1) == {"popularity"}
+    assert "bm25, bm25_popularity left out" in caplog.text and "12 items found, evaluate.max_indexed_items allows 11" in caplog.text
 
 
 def test_weight_is_chosen_on_validation(spark) -> None:
