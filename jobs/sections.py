@@ -204,7 +204,12 @@ class Train(Section):
         ge=0,
         le=1,
         description="share of training prompts in which a query's words add to the logits of the items whose text holds them, and items of the history "
-        "to their own; above 0 answers have it, too; of names of several codes only with softmax = valid",
+        "to their own and their neighbours'; above 0 answers have it, too; of names of several codes only with softmax = valid",
+    )
+    neighbours: int = Field(
+        default=200,
+        ge=0,
+        description="items kept of each that the same people had close to it, at which it points (train.pointers); 0: it points at itself alone",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")

@@ -58,7 +58,8 @@ class Searched:
 class Examples:
     """task: index into tasks, int8 [n]. history: item rows, oldest first. query: text tokens of the query, or of the item. target: item row, int64 [n].
 
-    at: time of the target, datetime64[us] [n]. searched: None where the phrasing of the prompts does not read it.
+    at: time of the target, datetime64[us] [n]. user: int64 [n], numbered within the table that was read; -1 for nobody's. searched: None where the phrasing
+    of the prompts does not read it.
     """
 
     tasks: tuple[str, ...]
@@ -67,6 +68,7 @@ class Examples:
     query: Ragged
     target: np.ndarray
     at: np.ndarray
+    user: np.ndarray
     searched: Searched | None = None
 
     def __len__(self) -> int:
@@ -80,7 +82,9 @@ class Examples:
 
     def take(self, rows: np.ndarray) -> "Examples":
         searched = Searched(self.searched.number.take(rows), self.searched.queries) if self.searched else None
-        return Examples(self.tasks, self.task[rows], self.history.take(rows), self.query.take(rows), self.target[rows], self.at[rows], searched)
+        return Examples(
+            self.tasks, self.task[rows], self.history.take(rows), self.query.take(rows), self.target[rows], self.at[rows], self.user[rows], searched
+        )
 
     def ask(self, row: int) -> Ask:
         searched = self.searched.of(row) if self.searched else ()
@@ -148,7 +152,8 @@ def as_integers(table: pa.Table, tasks: tuple[str, ...], item_ids: Sequence[str]
         tokens = vocabulary.encode(distinct.dictionary.to_pylist(), limit)
         number = pc.fill_null(distinct.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
         searched = Searched(Ragged(number, history.offsets), ragged(tokens))
-    return Examples(tasks, task, history, encode_queries(table["query"].combine_chunks(), vocabulary, limit), target, times_of(table), searched)
+    user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return Examples(tasks, task, history, encode_queries(table["query"].combine_chunks(), vocabulary, limit), target, times_of(table), user, searched)
 
 
 def encode_history(history: pa.Array, known: pa.Array) -> tuple[Ragged, np.ndarray]:

@@ -52,7 +52,7 @@ def of_items(task: str, tasks: tuple[str, ...], texts: Ragged, examples: Example
     nothing = Ragged(np.empty(0, np.int32), np.zeros(len(rows) + 1, np.int64))
     at = np.full(len(rows), examples.at.max() if len(examples) else np.datetime64(0, "us"))
     searched = Searched(nothing, examples.searched.queries) if examples.searched else None
-    return Examples(tasks, np.full(len(rows), tasks.index(task), np.int8), nothing, texts.take(rows), rows, at, searched)
+    return Examples(tasks, np.full(len(rows), tasks.index(task), np.int8), nothing, texts.take(rows), rows, at, np.full(len(rows), -1), searched)
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
@@ -68,6 +68,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
         end_to_end([part.query for part in parts]),
         np.concatenate([part.target for part in parts]),
         np.concatenate([part.at for part in parts]),
+        np.concatenate([part.user for part in parts]),
         searched,
     )
 

@@ -103,14 +103,18 @@ class Training(ABC):
     def config(self) -> dict[str, Any]:
         """What the artifact tells of the model."""
 
+    def settle(self) -> None:  # noqa: B027 - most trainings have nothing to settle
+        """With the best weights in the model: what is left to be chosen on the valid examples."""
+
     def fit(self) -> None:
-        """Train until the epochs are over or `patience` epochs bring nothing; leaves the best weights in the model."""
+        """Train until the epochs are over or `patience` epochs bring nothing; leaves the best weights in the model, and all settled."""
         self.resume()
         self.started = time.monotonic() - self.progress.seconds
         while self.progress.epoch < self.epochs and self.progress.epoch - max(self.progress.best_epoch, 0) < self.settings["patience"]:
             self.run_epoch()
             self.end_epoch()
         self.model.load_state_dict(self.best_weights, strict=False)
+        self.settle()
 
     def run_epoch(self) -> None:
         made = data.batches(self.train, self.settings["batch_size"], self.settings["mixing"], self.settings["seed"], self.progress.epoch, self.chance)

@@ -92,5 +92,5 @@ def requests(rows: list[tuple[int, int, list[int], str, int]], vocabulary: Vocab
     pools = [np.flatnonzero(topic == spoken[q.split()[0]]).tolist() if q else [] for q in query]
     tokens = [list(row) for row in vocabulary.encode(list(query), 16)]
     at = np.full(len(rows), np.datetime64("2026-01-01", "us"))
-    asked = Examples(TASKS, np.asarray(task, np.int8), ragged(list(history)), ragged(tokens), np.asarray(target, np.int64), at)
-    return Requests(**vars(asked), user=np.asarray(user, np.int64), pool=ragged(pools))
+    asked = Examples(TASKS, np.asarray(task, np.int8), ragged(list(history)), ragged(tokens), np.asarray(target, np.int64), at, np.asarray(user, np.int64))
+    return Requests(**vars(asked), pool=ragged(pools))

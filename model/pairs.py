@@ -25,13 +25,12 @@ WEIGHT_DECAY, WARMUP = 0.01, 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Requests(Examples):
-    """Examples of TASKS, and user: int64 [n]; pool: items that a word search finds for the query, of which hard negatives are drawn; empty for none."""
+    """Examples of TASKS, and pool: items that a word search finds for the query, of which hard negatives are drawn; empty for none."""
 
-    user: np.ndarray
     pool: Ragged
 
     def take(self, rows: np.ndarray) -> "Requests":
-        return Requests(**vars(super().take(rows)), user=self.user[rows], pool=self.pool.take(rows))
+        return Requests(**vars(super().take(rows)), pool=self.pool.take(rows))
 
 
 def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, longest: int, pools: Callable[[list[str]], Ragged]) -> tuple[Requests, np.ndarray]:
@@ -41,10 +40,9 @@ def encode(table: pa.Table, item_ids: Sequence[str], vocabulary: Vocabulary, lon
     pools: queries → the items that a word search finds for each.
     """
     every = as_integers(table, TASKS, item_ids, vocabulary, longest, queries=False)
-    user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     rows = np.flatnonzero((every.target >= 0) & (every.task >= 0))
     asked = pc.fill_null(table["query"].take(pa.array(rows)), "").to_pylist()
-    return Requests(**vars(every.take(rows)), user=user[rows], pool=pools(asked)), rows
+    return Requests(**vars(every.take(rows)), pool=pools(asked)), rows
 
 
 def interactions(requests: Requests) -> np.ndarray:

@@ -50,7 +50,7 @@ class Ranker:
         self.tries = {view: trie.build(codes) for view, codes in vocabulary.codes.items()}
         self.leaf_of_row = {view: np.argsort(held.items) for view, held in self.tries.items()}
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
-        self.pointers = Pointers.loaded(weights) if f"{PREFIX}weight" in weights else None
+        self.pointers = Pointers.loaded(weights, len(self.item_ids)) if f"{PREFIX}weight" in weights else None
         self.spreads = {view: Spread(held).to(self.device) for view, held in self.tries.items()} if self.pointers else {}
         # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
         self.among = "valid" if self.pointers else config.get("softmax", "all") if vocabulary.depth > 1 else "all"

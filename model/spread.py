@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model import trie
-from model.pointers import Pointed
+from model.pointers import Pointed, summed
 
 HIGHEST = 80.0  # e to it is still a number; BM25 gives a rare word 20
 LOWEST = 1e-6 - 1  # of a mean less 1: rounding may take one below -1, where all that lies below a node is told against
@@ -42,9 +42,3 @@ class Spread(nn.Module):
         told = self(pointed) if self.depth > 1 else [pointed._replace(items=self.node0[pointed.items])]  # of one level, those told of twice add up below
         levels = zip(told, sizes, strict=True)
         return [level.told.new_zeros(requests * size).index_add(0, level.rows * size + level.items, level.told).view(-1, size) for level, size in levels]
-
-
-def summed(pointed: Pointed, count: int) -> Pointed:
-    """Every pair of the request and one of `count` once, in their order, with the sum of what it is told."""
-    cells, places = torch.unique(pointed.rows * count + pointed.items, return_inverse=True)
-    return Pointed(cells // count, cells % count, pointed.told.new_zeros(len(cells)).index_add(0, places, pointed.told))

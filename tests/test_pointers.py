@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from test_decode import CODES, decoder_of, random_model, sources
 from test_valid import FIRST, vocabulary_of
 from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import rank, train, trie
 from model.decode import Constraint, beam_search
+from model.neighbours import FOLDS, Neighbours
 from model.pointers import COMMON, K1, Pointed, Pointers, Pointing, carried, pointing
 from model.prompts import Ask
 from model.recipes import SERVED
@@ -54,8 +56,11 @@ def of_items(pointed: Pointed, requests: int, items: int) -> torch.Tensor:
 
 
 def learned(texts: Sequence[Sequence[int]], seed: int) -> Pointers:
-    """With weights as if they had been."""
-    pointers, generator = Pointers.of(texts, TOKENS), torch.Generator().manual_seed(seed)
+    """With weights as if they had been, and neighbours by chance."""
+    rng, size = np.random.default_rng(seed), len(texts)
+    near = sparse.random_array(((1 + FOLDS) * size, size), density=0.3, format="csr", rng=rng)
+    pointers = Pointers.of(texts, TOKENS, Neighbours(near.indptr.astype(np.int64), near.indices.astype(np.int64), near.data.astype(np.float32)))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in pointers.parameters():
             parameter += torch.randn(len(parameter), generator=generator)
@@ -76,7 +81,7 @@ def test_training_and_answers_have_the_same_probabilities(codes: list[tuple[int,
     source, start = sources(2, 12), torch.zeros(2, rows.shape[1], dtype=torch.int64)
     built = trie.build(rows)
     constraint = Constraint(built, vocabulary.offsets("joint").tolist())
-    pointed = Spread(built).dense(Pointers.loaded(weights)(asked), 2)
+    pointed = Spread(built).dense(Pointers.loaded(weights, len(rows))(asked), 2)
     leaves, scores = beam_search(decoder_of(model), constraint, source, start, len(rows), len(rows), among="valid", pointed=pointed)
     target, nodes = torch.from_numpy(vocabulary.item_tokens["joint"]), None if flat else torch.from_numpy(model.valid.above["joint"])
     for row in range(2):
@@ -114,9 +119,11 @@ def test_what_is_no_request_for_an_item_points_at_none() -> None:
     """An item's own text would be the answer; and whose prompt does not point has neither words nor items."""
     items = np.array([2, 0, 2])
     asks = [Ask(task, items, (), [5, 6]) for task in ("search", "pseudo_search", "recommend", "text_to_item", "next_query", "search")]
-    words, had, served = pointing(asks, [True, True, True, True, True, False])
+    words, had, latest, lists, served = pointing(asks, [True, True, True, True, True, False], np.array([0, 1, 4, 5, -1, 2]))
     assert words.tolist() == [[5, 6], [5, 6], [0, 0], [0, 0], [0, 0], [0, 0]]
     assert had.tolist() == [[0, 2], [-1, -1], [0, 2], [-1, -1], [-1, -1], [-1, -1]]
+    assert latest.tolist() == [[2, 0, 2], [-1, -1, -1], [2, 0, 2], [-1, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+    assert lists.tolist() == [1, 2, 1, 2, 4, 3] and pointing(asks).lists.tolist() == [0] * 6
     assert served.tolist() == [1, -1, 0, -1, -1, 1]
 
 

@@ -69,6 +69,7 @@ def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocab
     rows = pa.table(
         {
             "task": ["search", "recommend", "search"],
+            "user_id": ["u", "v", "u"],
             "history": pa.array([[], act, act], pa.list_(ACT)),
             "query": pa.array(["red apple", None, "blue plum"], pa.string()),
             "target_item_id": ["a", "b", "c"],
@@ -79,7 +80,9 @@ def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocab
     examples = data.encode(rows, ("recommend", "search"), ITEMS, vocabulary, 32, phrasing)
     assert [examples.ask(row).searched for row in range(3)] == [[], *[[None, words(vocabulary, "red apple")]] * 2]
     tasks = ("search", "next_query", "pseudo_search", "text_to_item", "item_to_text")
+    assert examples.user.tolist() == [0, 1, 0]
     made = derived.derived(examples, tasks, ["red apple", "", "blue plum"], vocabulary, 8, "terms", 2, 0)
+    assert [set(made.user[made.task == number].tolist()) for number in range(5)] == [{0}, {0}, {-1}, {-1}, {-1}]
     asks = [made.ask(row) for row in range(len(made))]
     assert [(ask.task, ask.item) for ask in asks] == [
         ("search", 0),

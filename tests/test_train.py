@@ -311,6 +311,7 @@ def test_what_is_never_served_is_not_learnt() -> None:
         Ragged(np.empty(0), np.zeros(5, int)),
         np.array([2, 1, 1, 3]),
         np.zeros(4, "datetime64[us]"),
+        np.zeros(4, int),
     )
     assert examples.repeats.tolist() == [True, False, False, True]
 
@@ -321,7 +322,7 @@ def test_old_examples_are_drawn_less_often() -> None:
     old = np.arange(n) < n // 2
     at = np.where(old, np.datetime64("2026-01-01", "us"), np.datetime64("2026-01-31", "us"))
     empty = Ragged(np.empty(0, np.int32), np.zeros(n + 1, int))
-    examples = Examples(("recommend", "search"), (np.arange(n) % 2).astype(np.int8), empty, empty, np.zeros(n, int), at)
+    examples = Examples(("recommend", "search"), (np.arange(n) % 2).astype(np.int8), empty, empty, np.zeros(n, int), at, np.zeros(n, int))
     drawn = {}
     for mixing in ("proportional", "balanced"):
         rows = np.concatenate(data.batches(examples, 256, mixing, 7, 0, data.chances(examples, 10.0)))
@@ -335,7 +336,7 @@ def test_old_examples_are_drawn_less_often() -> None:
 def of_tasks(task: np.ndarray, target: np.ndarray) -> Examples:
     n = len(task)
     empty = Ragged(np.empty(0, np.int32), np.zeros(n + 1, int))
-    return Examples(("recommend", "search"), task.astype(np.int8), empty, empty, target, np.full(n, np.datetime64("2026-01-01", "us")))
+    return Examples(("recommend", "search"), task.astype(np.int8), empty, empty, target, np.full(n, np.datetime64("2026-01-01", "us")), np.zeros(n, int))
 
 
 @pytest.mark.parametrize(("mixing", "search"), [("proportional", 0.1), (1.0, 0.1), (2.0, 0.25), ("balanced", 0.5), (float("inf"), 0.5)])

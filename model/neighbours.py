@@ -1,0 +1,65 @@
+"""Which items stand near each other in histories: what an item of a history points at (ItemKNN, Sarwar et al. 2001; the closer in a history the more).
+
+Of training examples alone. A training prompt must not be told by its own user what that user did next: users are dealt into FOLDS, and a prompt reads the
+lists that were made without its user's fold; answers read those of everybody. A user adds at most 1 to a pair, however often they come back to it.
+numpy and scipy; knows numbers of users and of items.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from model.data import Examples
+
+WINDOW = 10  # actions before a target that are near it, and of a request that point: of 50, and of all, no more is found (amazon_beauty, validation)
+DECAY = 0.8  # an action counts this much less than the one after it
+FOLDS = 4
+
+
+class Neighbours(NamedTuple):
+    """Lists end to end: everybody's, then those without each fold's users. first: int64 [(1 + FOLDS) * items + 1], where each item's list begins.
+    items: int64 [n], who is near, nearest first. shares: fp32 [n], how near, up to 1."""
+
+    first: np.ndarray
+    items: np.ndarray
+    shares: np.ndarray
+
+
+def neighbours(examples: Examples, size: int, most: int) -> Neighbours:
+    """size: items of the catalogue. most: neighbours kept of each."""
+    user, low, high, closeness = together(examples, size)
+    lists = []
+    for fold in (None, *range(FOLDS)):
+        kept = np.ones(len(user), bool) if fold is None else user % FOLDS != fold
+        lists.append(nearest(user[kept], low[kept], high[kept], closeness[kept], size, most))
+    counts, items, shares = (np.concatenate(part) for part in zip(*lists, strict=True))
+    return Neighbours(np.concatenate([[0], np.cumsum(counts)]), items, shares)
+
+
+def together(examples: Examples, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """user, two items (the lower number first) and how close they came, DECAY^actions between; each pair once per user, where it came closest."""
+    ends, lengths, parts = examples.history.offsets[1:], examples.history.lengths, []
+    for age in range(WINDOW):
+        rows = np.flatnonzero(lengths > age)
+        item, target = examples.history.values[ends[rows] - 1 - age].astype(np.int64), examples.target[rows]
+        other = item != target
+        parts.append((examples.user[rows][other], np.minimum(item, target)[other], np.maximum(item, target)[other], np.full(other.sum(), DECAY**age)))
+    user, low, high, closeness = (np.concatenate(part) for part in zip(*parts, strict=True))
+    pair = low * size + high
+    order = np.lexsort((pair, user))  # stable: of equals the closest, which stands first, stays first
+    again = (np.diff(user[order], prepend=-1) == 0) & (np.diff(pair[order], prepend=-1) == 0)
+    kept = order[~again]
+    return user[kept], low[kept], high[kept], closeness[kept]
+
+
+def nearest(user: np.ndarray, low: np.ndarray, high: np.ndarray, closeness: np.ndarray, size: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many neighbours each item has, int64 [size]; who, and how near: the sum of closeness over the root of both items' users, nearest first."""
+    users = np.bincount(np.unique(np.concatenate([user * size + low, user * size + high])) % size, minlength=size)
+    near = sparse.coo_matrix((np.concatenate([closeness] * 2), (np.concatenate([low, high]), np.concatenate([high, low]))), shape=(size, size)).tocsr().tocoo()
+    share = near.data / np.sqrt(users[near.row].astype(np.float64) * users[near.col])
+    order = np.lexsort((near.col, -share, near.row))
+    held = np.bincount(near.row, minlength=size)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(held) - held, held)
+    kept = order[place < most]
+    return np.minimum(held, most).astype(np.int64), near.col[kept].astype(np.int64), share[kept].astype(np.float32)
