@@ -15,11 +15,12 @@ from model.data import Examples
 WINDOW = 10  # actions before a target that are near it, and of a request that point: of 50, and of all, no more is found (amazon_beauty, validation)
 DECAY = 0.8  # an action counts this much less than the one after it
 FOLDS = 4
+LATEST = 3_000_000  # examples that are counted, of more the latest: a million take 1.4 GB, and 80 s on a core that others share
 
 
 class Neighbours(NamedTuple):
     """Lists end to end: everybody's, then those without each fold's users. first: int64 [(1 + FOLDS) * items + 1], where each item's list begins.
-    items: int64 [n], who is near, nearest first. shares: fp32 [n], how near, up to 1."""
+    items: int64 [n], who is near, in no order. shares: fp32 [n], how near, up to 1."""
 
     first: np.ndarray
     items: np.ndarray
@@ -27,14 +28,19 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(examples: Examples, size: int, most: int) -> Neighbours:
-    """size: items of the catalogue. most: neighbours kept of each."""
+    """size: items of the catalogue. most: neighbours kept of each, the nearest."""
+    if len(examples) > LATEST:
+        examples = examples.take(np.sort(np.argsort(examples.at, kind="stable")[-LATEST:]))
     user, low, high, closeness = together(examples, size)
+    whose, had = np.divmod(np.unique(np.concatenate([user * size + low, user * size + high])), size)
+    counts = [np.bincount(had[whose % FOLDS == fold], minlength=size) for fold in range(FOLDS)]
+    sums = [added(low[of], high[of], closeness[of], size) for of in (user % FOLDS == fold for fold in range(FOLDS))]
     lists = []
-    for fold in (None, *range(FOLDS)):
-        kept = np.ones(len(user), bool) if fold is None else user % FOLDS != fold
-        lists.append(nearest(user[kept], low[kept], high[kept], closeness[kept], size, most))
-    counts, items, shares = (np.concatenate(part) for part in zip(*lists, strict=True))
-    return Neighbours(np.concatenate([[0], np.cumsum(counts)]), items, shares)
+    for without in (None, *range(FOLDS)):  # the others are added up, not one taken off all: what rounding leaves would tell of it
+        others = [fold for fold in range(FOLDS) if fold != without]
+        lists.append(nearest(sum((sums[fold] for fold in others), sparse.csr_array((size, size))), sum(counts[fold] for fold in others), most))
+    held, items, shares = (np.concatenate(part) for part in zip(*lists, strict=True))
+    return Neighbours(np.concatenate([[0], np.cumsum(held)]), items, shares)
 
 
 def together(examples: Examples, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -53,13 +59,20 @@ def together(examples: Examples, size: int) -> tuple[np.ndarray, np.ndarray, np.
     return user[kept], low[kept], high[kept], closeness[kept]
 
 
-def nearest(user: np.ndarray, low: np.ndarray, high: np.ndarray, closeness: np.ndarray, size: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many neighbours each item has, int64 [size]; who, and how near: the sum of closeness over the root of both items' users, nearest first."""
-    users = np.bincount(np.unique(np.concatenate([user * size + low, user * size + high])) % size, minlength=size)
-    near = sparse.coo_matrix((np.concatenate([closeness] * 2), (np.concatenate([low, high]), np.concatenate([high, low]))), shape=(size, size)).tocsr().tocoo()
-    share = near.data / np.sqrt(users[near.row].astype(np.float64) * users[near.col])
-    order = np.lexsort((near.col, -share, near.row))
-    held = np.bincount(near.row, minlength=size)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(held) - held, held)
-    kept = order[place < most]
-    return np.minimum(held, most).astype(np.int64), near.col[kept].astype(np.int64), share[kept].astype(np.float32)
+def added(low: np.ndarray, high: np.ndarray, closeness: np.ndarray, size: int) -> sparse.csr_array:
+    """[size, size]: of each two items the sum over users, both ways round."""
+    places = np.concatenate([low, high]), np.concatenate([high, low])
+    return sparse.coo_array((np.concatenate([closeness, closeness]), places), shape=(size, size)).tocsr()
+
+
+def nearest(near: sparse.csr_array, users: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many neighbours each item has, int64 [size]; who, and how near: what was added over the root of both items' users."""
+    held = np.diff(near.indptr)
+    row = np.repeat(np.arange(len(held)), held)
+    share = near.data / np.sqrt(users[row].astype(np.float64) * users[near.indices])
+    kept = np.ones(len(row), bool)
+    many = np.flatnonzero((held > most)[row])  # few items have so many: only theirs are sorted
+    order = many[np.lexsort((near.indices[many], -share[many], row[many]))]
+    length = np.where(held > most, held, 0)
+    kept[order[np.arange(len(order)) - np.repeat(np.cumsum(length) - length, length) >= most]] = False
+    return np.minimum(held, most).astype(np.int64), near.indices[kept].astype(np.int64), share[kept].astype(np.float32)

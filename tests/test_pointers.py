@@ -22,6 +22,7 @@ from model.pointers import COMMON, K1, Pointed, Pointers, Pointing, carried, poi
 from model.prompts import Ask
 from model.recipes import SERVED
 from model.spread import Spread
+from model.train_unified import TRUSTS, UnifiedTraining
 from model.valid import Valid
 from model.vocabulary import Vocabulary, train_tokenizer
 
@@ -91,6 +92,33 @@ def test_training_and_answers_have_the_same_probabilities(codes: list[tuple[int,
             losses = model(*same, nodes, of_row, torch.zeros(len(rows), dtype=torch.int64))
         np.testing.assert_allclose(scores[row], -losses[built.items[leaves[row].numpy()]], atol=2e-4)
     np.testing.assert_allclose(scores.exp().sum(dim=1), 1, atol=1e-4)
+
+
+def test_a_model_of_before_neighbours_answers_as_it_did() -> None:
+    """Its artifact has none of their names: words and what was had count as ever, neighbours tell nothing."""
+    pointers = learned([[5, 6], [6, 7], [7, 5]], 0)
+    weights = {f"pointers.{name}": held.detach() for name, held in pointers.named_parameters()} | pointers.kept()
+    before = {name: held for name, held in weights.items() if "near" not in name and "trust" not in name}
+    asked = said([[5], [6, 7]], [[0, 2], [1]])
+    told = [of_items(made(asked), 2, 3) for made in (Pointers.loaded(weights, 3), Pointers.loaded(before, 3))]
+    with torch.no_grad():
+        pointers.near.zero_()
+    assert torch.equal(told[1], of_items(pointers(asked), 2, 3)) and not torch.equal(told[0], told[1])
+
+
+def test_validation_chooses_how_far_answers_trust_neighbours(tmp_path: Path) -> None:
+    """Per task the first of the best, and the artifact answers by it."""
+    write_lake(tmp_path, checkerboard_rows())
+    training = UnifiedTraining(training_spec(tmp_path, epochs=1))
+    training.fit()
+    chosen, figures = training.model.pointers.trust.clone(), {}
+    for factor in TRUSTS:
+        training.model.pointers.trust.fill_(factor)
+        figures[factor] = training.validate()
+    for number, task in enumerate(SERVED):
+        assert chosen[number] == max(TRUSTS, key=lambda factor: figures[factor][f"{task}_ndcg@10"])
+    training.model.pointers.trust.copy_(chosen)
+    assert torch.equal(Pointers.loaded(training.kept(), 12).trust, chosen)
 
 
 def everything(told: torch.Tensor) -> Pointed:

@@ -33,6 +33,16 @@ def test_a_seed_joins_those_before_it_and_a_comparison_those_it_was_made_for():
     assert of_seed == [{0: 0.1, 2: 0.6, 1: 0.5}, {2: 0.04, 1: 0.0}]
 
 
+def test_a_new_model_stands_beside_the_rivals_of_before():
+    """Not beside what an earlier model was compared with: that is no figure of this one."""
+    before = told(("model", {0: 0.1}), ("sasrec", {0: 0.3}), ("model less sasrec", {0: -0.2}), seeds=[0], machine="a")
+    now = told(("model", {0: 0.4}), seeds=[0], machine="b")
+    now["quality"] = now["quality"][:1]
+    held = quality.joined(before, now)
+    assert {row["method"]: row["metrics"]["mrr"]["value"] for row in held["quality"]} == {"model": 0.4, "sasrec": 0.3, "bm25": 0.5}
+    assert (held["machine"], held["commit"]) == ("a; b", "a; b")
+
+
 def test_what_users_gain_is_told_apart_where_their_own_spread_would_hide_it():
     """Half of the users are answered at once by both methods; of the others, ours has one rank better for all."""
     theirs = np.array([1] * 500 + [4] * 500)

@@ -254,7 +254,7 @@ def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
 
 
 def joined(before: dict, now: dict) -> dict:
-    """What was measured now, and the seeds that were measured only before."""
+    """What was measured now, and the seeds, and the rivals, that were measured only before; a comparison with an earlier model is none with this one."""
     kept_seeds = [seed for seed in before["seeds"] if seed not in now["seeds"]]
     earlier = {(row["task"], row["method"]): row for row in before["quality"]}
     for row in now["quality"]:
@@ -268,8 +268,11 @@ def joined(before: dict, now: dict) -> dict:
             old = was["metrics"][metric]
             told = old.get("intervals", [old["ci"]] * len(old["seeds"]))
             row["metrics"][metric] = over_seeds([old["seeds"][i] for i in at.values()] + held["seeds"], [told[i] for i in at.values()] + held["intervals"])
-    told = {key: dict.fromkeys([*(before[key].split("; ") if kept_seeds else ()), now[key]]) for key in ("machine", "commit")}
-    return now | {"seeds": kept_seeds + now["seeds"]} | {key: "; ".join(values) for key, values in told.items()}
+    measured = {(row["task"], row["method"]) for row in now["quality"]}
+    rivals = [row for key, row in earlier.items() if key not in measured and not row["method"].startswith("model")]
+    told = {key: dict.fromkeys([*(before[key].split("; ") if kept_seeds or rivals else ()), now[key]]) for key in ("machine", "commit")}
+    joint = {"seeds": kept_seeds + now["seeds"], "quality": now["quality"] + rivals}
+    return now | joint | {key: "; ".join(values) for key, values in told.items()}
 
 
 def spark_rivals(lake: Path) -> list[dict]:
@@ -297,7 +300,9 @@ def main() -> int:
     options.add_argument("--lake", default=".tandem/benchmarks/quality")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[])
-    options.add_argument("--only", choices=("model", "sasrec"), help="train one of the two; the figures are written once both are there")
+    options.add_argument(
+        "--only", choices=("model", "sasrec"), help="train one of the two: sasrec's figures wait for a model's, a model's join the rivals' of before"
+    )
     chosen = options.parse_args()
     if "TANDEM_DATA" not in os.environ:
         print("TANDEM_DATA is not set: it names the folder that holds the data sets", file=sys.stderr)
@@ -308,7 +313,7 @@ def main() -> int:
     lake, versions = folder / "lake", {}
     for seed in chosen.seeds if chosen.only != "sasrec" else []:
         versions[seed] = verb(folder, day, "train", settings_of(name, seed, chosen.set))["model_version"]
-        if not (folder / "evaluate.json").exists():
+        if not chosen.only and not (folder / "evaluate.json").exists():
             verb(folder, day, "evaluate", settings_of(name, seed, chosen.set))
     items = sorted(DeltaTable(str(lake / "items")).to_pyarrow_table(columns=["item_id"])["item_id"].to_pylist())
     held = Held(lake, items)
@@ -340,12 +345,12 @@ def main() -> int:
     for row in rows:
         metrics = (f"{m} {v['value']:.4f} [{v['ci'][0]:.4f}, {v['ci'][1]:.4f}]" for m, v in row["metrics"].items())
         print(f"{name} {row['task']} {row['method']}: " + ", ".join(metrics), flush=True)
-    if chosen.only:
-        return 0
     path = HERE / "results" / f"quality_{name}.json"
-    written = {**origin("", name, chosen.seeds), "quality": rows + spark_rivals(lake)}
+    if chosen.only == "sasrec" or (chosen.only and not path.exists()):
+        return 0
+    written = {**origin("", name, chosen.seeds), "quality": rows + ([] if chosen.only else spark_rivals(lake))}
     written = joined(json.loads(path.read_text()), written) if path.exists() else written
-    seeds, settings = map(str, written["seeds"]), (f"--set {each}" for each in chosen.set)
+    seeds, settings = map(str, written["seeds"]), [*(f"--set {each}" for each in chosen.set), *(["--only model"] if chosen.only else [])]
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
     keep(path.stem, written)
     figures(written)
