@@ -76,7 +76,7 @@ def carried(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> list[li
 
 
 class Pointers(nn.Module):
-    """first: int64 [words + 1], where each word's postings begin. items: int64 [postings], rows of the items that carry it. shares: fp32 [postings].
+    """first: int64 [words + 1], where each word's postings begin. items: int [postings], who carries it, int32 where loaded. shares: fp32 [postings].
 
     near_first, near_items, near_shares: the neighbours, as `Neighbours` has them; of a loaded model everybody's alone.
     Parameters: `weight`, fp32 [words]; `again` and `near`, fp32 [tasks of SERVED]. trust: fp32 [tasks of SERVED], by how much more an answer trusts neighbours
@@ -120,7 +120,7 @@ class Pointers(nn.Module):
     @classmethod
     def loaded(cls, weights: Mapping[str, Tensor], size: int) -> "Pointers":
         """From the parameters by name and what `kept` gave. size: items. A model of before neighbours has none."""
-        held = {name.removeprefix(PREFIX): part.long() if "items" in name else part for name, part in weights.items() if name.startswith(PREFIX)}
+        held = {name.removeprefix(PREFIX): part for name, part in weights.items() if name.startswith(PREFIX)}
         device = held["weight"].device
         none = {"near": torch.zeros(len(SERVED)), "trust": torch.ones(len(SERVED)), **dict(zip(POSTINGS[3:], nobody(size), strict=True))}
         parts = {name: part.to(device) for name, part in none.items()} | held
@@ -147,7 +147,7 @@ class Pointers(nn.Module):
         again = self.again.index_select(0, said.served[owner])
         near, trusted = self.nearby(said), self.near * self.trust
         rows = torch.cat([row.index_select(0, source), owner, near.rows])
-        items = torch.cat([self.items.index_select(0, at), said.had[owner, place], near.items])
+        items = torch.cat([self.items.index_select(0, at).long(), said.had[owner, place], near.items])
         return Pointed(rows, items, torch.cat([told, again, trusted.index_select(0, said.served[near.rows]) * near.told]))
 
     def nearby(self, said: Pointing) -> Pointed:
@@ -155,7 +155,7 @@ class Pointers(nn.Module):
         owner, age = (said.latest >= 0).nonzero(as_tuple=True)
         source, at = entries(self.near_first, said.lists[owner] * self.size + said.latest[owner, age])
         closeness = DECAY ** age.float().index_select(0, source) * self.near_shares.index_select(0, at)
-        near = summed(Pointed(owner.index_select(0, source), self.near_items.index_select(0, at), closeness), self.size)
+        near = summed(Pointed(owner.index_select(0, source), self.near_items.index_select(0, at).long(), closeness), self.size)
         return near._replace(told=(near.told / LITTLE).log1p())
 
 
