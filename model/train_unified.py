@@ -142,8 +142,9 @@ class UnifiedTraining(Training):
         for factor in TRUSTS:
             trust.fill_(factor)
             found.append(self.validate())
-        for number, task in enumerate(SERVED):
-            reached = [figures.get(f"{task}_ndcg@10", 0.0) for figures in found]
+        trust.fill_(1.0)
+        for number, task in ((number, task) for number, task in enumerate(SERVED) if f"{task}_ndcg@10" in found[0]):
+            reached = [figures[f"{task}_ndcg@10"] for figures in found]
             trust[number] = TRUSTS[int(np.argmax(reached))]  # the first of equals: as in training where nothing tells
             log.info("%s: neighbours are trusted %g times as in training: validation NDCG@10 %s at %s", task, trust[number], np.round(reached, 4), TRUSTS)
 
