@@ -286,6 +286,20 @@ def test_patience_counts_the_epochs_that_bring_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("R34")
+def test_few_examples_choose_nothing_beside_many(tmp_path: Path) -> None:
+    """99 searches have no say beside 100 recommendations, 100 have; where neither task has as many, both are heard."""
+    write_lake(tmp_path, checkerboard_rows())
+    training = train_unified.UnifiedTraining(training_spec(tmp_path))
+    figures, heard = {"recommend_ndcg@10": 0.3, "search_ndcg@10": 0.9, "loss": 1.0}, {}
+    for recommendations, searches in ((100, 99), (100, 100), (99, 5)):
+        tasks = np.repeat([0, 1], [recommendations, searches])
+        training.valid = of_tasks(tasks, np.zeros(len(tasks), int))
+        heard[recommendations, searches] = training.judged(figures)
+    both = {"recommend": 0.3, "search": 0.9}
+    assert heard == {(100, 99): {"recommend": 0.3}, (100, 100): both, (99, 5): both}
+    assert training.judged({"recommend_ndcg@10": 0.3}) == {"recommend": 0.3}
+
+
 def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
     """R34: another byte, a missing file, or a pickle named in the manifest."""
     folder = trained_on(tmp_path / "a", items=12)
