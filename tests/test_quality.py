@@ -34,13 +34,14 @@ def test_a_seed_joins_those_before_it_and_a_comparison_those_it_was_made_for():
 
 
 def test_a_new_model_stands_beside_the_rivals_of_before():
-    """Not beside what an earlier model was compared with: that is no figure of this one."""
-    before = told(("model", {0: 0.1}), ("sasrec", {0: 0.3}), ("model less sasrec", {0: -0.2}), seeds=[0], machine="a")
+    """Not beside what an earlier model was compared with, nor with its seeds: these are no figures of this one."""
+    before = told(("model", {0: 0.1, 1: 0.2}), ("sasrec", {0: 0.3, 1: 0.3}), ("model less sasrec", {0: -0.2}), seeds=[0, 1], machine="a")
     now = told(("model", {0: 0.4}), seeds=[0], machine="b")
     now["quality"] = now["quality"][:1]
-    held = quality.joined(before, now)
+    held = quality.joined(before, now, anew=True)
     assert {row["method"]: row["metrics"]["mrr"]["value"] for row in held["quality"]} == {"model": 0.4, "sasrec": 0.3, "bm25": 0.5}
-    assert (held["machine"], held["commit"]) == ("a; b", "a; b")
+    assert (held["seeds"], held["machine"], held["commit"]) == ([0], "a; b", "a; b")
+    assert [row["method"] for row in quality.joined(before, now)["quality"]] == ["model"], "only a new model is told beside what was not measured with it"
 
 
 def test_what_users_gain_is_told_apart_where_their_own_spread_would_hide_it():

@@ -253,9 +253,10 @@ def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
     return {"value": float(np.mean(values)), "ci": np.mean(intervals, axis=0).tolist(), "seeds": values, "intervals": intervals}
 
 
-def joined(before: dict, now: dict) -> dict:
-    """What was measured now, and the seeds, and the rivals, that were measured only before; a comparison with an earlier model is none with this one."""
-    kept_seeds = [seed for seed in before["seeds"] if seed not in now["seeds"]]
+def joined(before: dict, now: dict, anew: bool = False) -> dict:
+    """What was measured now, and the seeds that were measured only before. anew: of another model than before, which stands beside the rivals of before, but
+    neither joins the earlier model's seeds nor what that one was compared with."""
+    kept_seeds = [seed for seed in before["seeds"] if seed not in now["seeds"] and not anew]
     earlier = {(row["task"], row["method"]): row for row in before["quality"]}
     for row in now["quality"]:
         was = earlier.get((row["task"], row["method"]))
@@ -269,7 +270,7 @@ def joined(before: dict, now: dict) -> dict:
             told = old.get("intervals", [old["ci"]] * len(old["seeds"]))
             row["metrics"][metric] = over_seeds([old["seeds"][i] for i in at.values()] + held["seeds"], [told[i] for i in at.values()] + held["intervals"])
     measured = {(row["task"], row["method"]) for row in now["quality"]}
-    rivals = [row for key, row in earlier.items() if key not in measured and not row["method"].startswith("model")]
+    rivals = [row for key, row in earlier.items() if anew and key not in measured and not row["method"].startswith("model")]
     told = {key: dict.fromkeys([*(before[key].split("; ") if kept_seeds or rivals else ()), now[key]]) for key in ("machine", "commit")}
     joint = {"seeds": kept_seeds + now["seeds"], "quality": now["quality"] + rivals}
     return now | joint | {key: "; ".join(values) for key, values in told.items()}
@@ -349,7 +350,7 @@ def main() -> int:
     if chosen.only == "sasrec" or (chosen.only and not path.exists()):
         return 0
     written = {**origin("", name, chosen.seeds), "quality": rows + ([] if chosen.only else spark_rivals(lake))}
-    written = joined(json.loads(path.read_text()), written) if path.exists() else written
+    written = joined(json.loads(path.read_text()), written, anew=bool(chosen.only)) if path.exists() else written
     seeds, settings = map(str, written["seeds"]), [*(f"--set {each}" for each in chosen.set), *(["--only model"] if chosen.only else [])]
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
     keep(path.stem, written)
