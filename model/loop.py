@@ -27,7 +27,7 @@ from model.products import same_by_onednn
 from model.unified import parameter_groups
 
 log = logging.getLogger("tandem.train")
-FEW = 100  # by 11 searches of movielens_small the fourth epoch of eight was chosen, for both tasks
+FEW = 100  # valid examples; by 11 searches of movielens_small the fourth epoch of eight was chosen, for both tasks
 
 
 class BadCorpus(Exception):
@@ -109,6 +109,10 @@ class Training(ABC):
 
     def fit(self) -> None:
         """Train until the epochs are over or `patience` epochs bring nothing; leaves the best weights in the model, and all settled."""
+        counts = self.counted()
+        for task, found in counts.items():
+            if 0 < found < FEW <= max(counts.values()):
+                log.info("%s: %d validation examples found, %d are needed: what is learnt of it has no say in which epoch is kept", task, found, FEW)
         self.resume()
         self.started = time.monotonic() - self.progress.seconds
         while self.progress.epoch < self.epochs and self.progress.epoch - max(self.progress.best_epoch, 0) < self.settings["patience"]:
@@ -164,9 +168,13 @@ class Training(ABC):
             raise BadCorpus(f"loss is {value} at step {step}: lower train.learning_rate ({settings['learning_rate']}), or look for broken input")
         return value
 
+    def counted(self) -> dict[str, int]:
+        """Valid examples of each task."""
+        return {task: int((self.valid.task == number).sum()) for number, task in enumerate(self.valid.tasks)}
+
     def judged(self, figures: dict[str, float]) -> dict[str, float]:
         """NDCG@10 by task, of the tasks that have FEW valid examples or more: fewer choose by chance, unless all there are do."""
-        counts = {task: int((self.valid.task == number).sum()) for number, task in enumerate(self.valid.tasks)}
+        counts = self.counted()
         reached = {task: figures[f"{task}_ndcg@10"] for task in counts if f"{task}_ndcg@10" in figures}
         return {task: value for task, value in reached.items() if counts[task] >= FEW} or reached
 

@@ -1,10 +1,12 @@
 """Which items stand near each other in histories: what an item of a history points at (ItemKNN, Sarwar et al. 2001; the closer in a history the more).
 
 Of training examples alone. A training prompt must not be told by its own user what that user did next: users are dealt into FOLDS, and a prompt reads the
-lists that were made without its user's fold; answers read those of everybody. A user adds at most 1 to a pair, however often they come back to it.
-numpy and scipy; knows numbers of users and of items.
+lists that were made without its user's fold; answers read those of everybody. A user adds at most 1 to a pair, however often they come back to it, and at
+whatever time (`train.half_life_days` is not read here). The rival of this name (`jobs.baselines.itemknn`) is another: in Spark, without folds and without
+how close two items came. numpy and scipy; knows numbers of users and of items.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from scipy import sparse
 
 from model.data import Examples
 
+log = logging.getLogger("tandem.train")
 WINDOW = 10  # actions before a target that are near it, and of a request that point: of 50, and of all, no more is found (amazon_beauty, validation)
 DECAY = 0.8  # an action counts this much less than the one after it
 FOLDS = 4
@@ -30,6 +33,7 @@ class Neighbours(NamedTuple):
 def neighbours(examples: Examples, size: int, most: int) -> Neighbours:
     """size: items of the catalogue. most: neighbours kept of each, the nearest."""
     if len(examples) > LATEST:
+        log.info("neighbours are counted of the latest %d of %d training examples", LATEST, len(examples))
         examples = examples.take(np.sort(np.argsort(examples.at, kind="stable")[-LATEST:]))
     user, low, high, closeness = together(examples, size)
     whose, had = np.divmod(np.unique(np.concatenate([user * size + low, user * size + high])), size)
