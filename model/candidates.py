@@ -3,11 +3,16 @@
 Reads the first stage's artifact; knows arrays and Arrow rows, no table.
 """
 
+from typing import Any
+
 import pyarrow as pa
 import torch
 
 from model.data import Ragged, ragged
+from model.loop import log
 from model.rank import load
+
+ROWS = 8192  # answered at a time: histories as Python objects, and how often progress is told
 
 Candidates = tuple[Ragged, list[list[float]]]
 
@@ -24,7 +29,14 @@ class FirstStage:
     def candidates(self, rows: pa.Table, depth: int) -> Candidates:
         """rows: task, history, query. Of each the first stage's best items, at most `depth`, and its scores of them; an item that the second stage does not
         know is left out."""
-        asked = rows.select(["task", "history", "query"]).to_pylist()
+        answers: list[tuple[list[int], list[float]]] = []
+        for begin in range(0, len(rows), ROWS):
+            answers += self.answered(rows.slice(begin, ROWS).select(["task", "history", "query"]).to_pylist(), depth)
+            if len(rows) > ROWS:
+                log.info("the first stage has answered %d of %d requests", len(answers), len(rows))
+        return ragged([items for items, _ in answers]), [scores for _, scores in answers]
+
+    def answered(self, asked: list[dict[str, Any]], depth: int) -> list[tuple[list[int], list[float]]]:
         answers: list[tuple[list[int], list[float]]] = [([], []) for _ in asked]
         for task in self.ranker.tasks:
             chosen = [i for i, row in enumerate(asked) if row["task"] == task]
@@ -35,4 +47,4 @@ class FirstStage:
             for i, (items, scores) in zip(chosen, found, strict=True):
                 known = [(self.numbers[item], score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if self.numbers[item] >= 0]
                 answers[i] = [item for item, _ in known], [score for _, score in known]
-        return ragged([items for items, _ in answers]), [scores for _, scores in answers]
+        return answers

@@ -49,11 +49,12 @@ class PairTraining(Training):
         self.prompts = Prompts(self.vocabulary, self.form, limit)
         (self.train, learnt), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
         drawn = self.draw_valid(valid)
-        self.valid, self.first, self.candidates = valid.take(drawn), None, None
+        self.valid, self.candidates, self.answers = valid.take(drawn), None, None
         if "candidates" in spec:
-            self.asked = learnt
-            self.first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
-            self.candidates = self.first.candidates(asked.take(pa.array(drawn)), spec["depth"])
+            first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
+            self.candidates = first.candidates(asked.take(pa.array(drawn)), spec["depth"])
+            if spec["pairs"]["first"]:  # once: the first stage no longer changes, and codes take longer to answer than a pair to learn
+                self.answers, _ = first.candidates(learnt, spec["pairs"]["first_pool"])
         missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
         if missing or not len(self.train):
             raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
@@ -117,9 +118,7 @@ class PairTraining(Training):
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
         batch = self.train.take(rows)
-        answers = None
-        if self.first and self.drawing.first:
-            answers, _ = self.first.candidates(self.asked.take(pa.array(rows)), self.spec["pairs"]["first_pool"])
+        answers = None if self.answers is None else self.answers.take(rows)
         candidates = self.drawing.candidates(batch, (self.settings["seed"], 1, self.progress.step, self.rank), answers)
         told = pairs.answer(self.wrapped, self.prompts, batch, candidates, self.spec["history_length"])
         return told.losses.mean() + self.form.weight * told.contrast

@@ -11,6 +11,7 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 from jobs.config import load as configured
 from jobs.train import of_gensr
 from model import rank, train
+from model.corpus import splits
 from model.data import ragged
 from model.train_pairs import PairTraining, best_weight
 from model.two_stage import TwoStage
@@ -117,16 +118,17 @@ def test_scores_are_those_of_both_stages(lake: Path) -> None:
 @pytest.mark.parametrize("new_only", [True, False])
 def test_wrong_items_are_the_first_stages_own(lake: Path, new_only: bool) -> None:
     """Half of them; none is the right one, nor of the history where recommendations are of new items alone."""
-    training = PairTraining(pair_spec(lake, lake / "artifact") | {"exclude_seen": new_only})
+    spec = pair_spec(lake, lake / "artifact") | {"exclude_seen": new_only}
+    training = PairTraining(spec | {"pairs": spec["pairs"] | {"first_pool": 6}})
     rows = np.arange(0, len(training.train), 7)
-    asked, batch = training.asked.take(pa.array(rows)), training.train.take(rows)
-    answers, _ = training.first.candidates(asked, 6)
+    batch, answers = training.train.take(rows), training.answers.take(rows)
     drawn = training.drawing.candidates(batch, (1,), answers)
     assert (drawn[:, 0] == batch.target).all() and all(len(set(row)) == len(row) for row in drawn.tolist())
     for i in range(len(rows)):
         barred = set(batch.history[i].tolist()) if new_only and batch.task[i] == 0 else set()
         offered, wrong = set(answers[i].tolist()), set(drawn[i, 1:].tolist())
         assert not barred & (wrong | offered) and len((offered - {int(batch.target[i])}) & wrong) >= min(2, len(offered) - 1)
-    told = training.first.ranker.rank("recommend", [row.as_py() for row in asked["history"]], [None] * len(rows), 6)
+    _, asked = training.requests(splits(spec)["train"], spec["train"]["max_query_tokens"])
+    told = rank.load(str(lake / "artifact")).rank("recommend", asked.take(pa.array(rows))["history"].to_pylist(), [None] * len(rows), 6)
     walks = [i for i in range(len(rows)) if batch.task[i] == 0]
     assert any(answers[i].tolist() != told[i][0].tolist() for i in walks) == new_only
