@@ -4,7 +4,8 @@
 
 Builds corpora through the verbs in a lake of its own, trains one model for both tasks per seed, and SASRec on the same rows; the other
 rivals are those of `jobs evaluate`. What is done is kept under --lake: the command goes on where it stopped. Writes
-tests/benchmarks/results/quality_NAME.json, from which readme.py makes the README's tables; seeds that are already there stay.
+tests/benchmarks/results/quality_NAME.json, from which readme.py makes the README's tables; seeds of the same settings that are already there stay, and so do
+rivals.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from figures import keep, origin
+
+from jobs.config import load
 
 HERE = Path(__file__).parent
 DEPTH = 100
@@ -253,27 +256,31 @@ def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
     return {"value": float(np.mean(values)), "ci": np.mean(intervals, axis=0).tolist(), "seeds": values, "intervals": intervals}
 
 
-def joined(before: dict, now: dict, anew: bool = False) -> dict:
-    """What was measured now, and the seeds that were measured only before. anew: of another model than before, which stands beside the rivals of before, but
+def joined(before: dict, now: dict) -> dict:
+    """What was measured now, and the seeds that were measured only before. A model of other settings than before's stands beside the rivals of before, but
     neither joins the earlier model's seeds nor what that one was compared with."""
-    kept_seeds = [seed for seed in before["seeds"] if seed not in now["seeds"] and not anew]
+    anew = before.get("settings") != now["settings"]
     earlier = {(row["task"], row["method"]): row for row in before["quality"]}
     for row in now["quality"]:
         was = earlier.get((row["task"], row["method"]))
-        if was is None or "seeds" not in row:  # a comparison that was not made then; a rival without a seed
+        if was is None or "seeds" not in row or (anew and of_model(row)):  # a comparison that was not made then; a rival without a seed
             continue
         # A comparison may be of fewer seeds than the models: of those that were there when it was first made.
-        at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed in kept_seeds}
+        at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed not in row["seeds"]}
         row["seeds"] = [*at, *row["seeds"]]
         for metric, held in row["metrics"].items():
             old = was["metrics"][metric]
             told = old.get("intervals", [old["ci"]] * len(old["seeds"]))
             row["metrics"][metric] = over_seeds([old["seeds"][i] for i in at.values()] + held["seeds"], [told[i] for i in at.values()] + held["intervals"])
     measured = {(row["task"], row["method"]) for row in now["quality"]}
-    rivals = [row for key, row in earlier.items() if anew and key not in measured and not row["method"].startswith("model")]
-    told = {key: dict.fromkeys([*(before[key].split("; ") if kept_seeds or rivals else ()), now[key]]) for key in ("machine", "commit")}
-    joint = {"seeds": kept_seeds + now["seeds"], "quality": now["quality"] + rivals}
-    return now | joint | {key: "; ".join(values) for key, values in told.items()}
+    kept = [row for key, row in earlier.items() if key not in measured and not (anew and of_model(row))]
+    told = {key: "; ".join(dict.fromkeys([*before[key].split("; "), now[key]])) for key in ("machine", "commit")}
+    seeds = now["seeds"] if anew else [seed for seed in before["seeds"] if seed not in now["seeds"]] + now["seeds"]
+    return now | told | {"seeds": seeds, "quality": now["quality"] + kept}
+
+
+def of_model(row: dict) -> bool:
+    return row["method"] == "model" or row["method"].startswith("model less ")
 
 
 def spark_rivals(lake: Path) -> list[dict]:
@@ -349,8 +356,9 @@ def main() -> int:
     path = HERE / "results" / f"quality_{name}.json"
     if chosen.only == "sasrec" or (chosen.only and not path.exists()):
         return 0
-    written = {**origin("", name, chosen.seeds), "quality": rows + ([] if chosen.only else spark_rivals(lake))}
-    written = joined(json.loads(path.read_text()), written, anew=bool(chosen.only)) if path.exists() else written
+    trained = load(str(folder / "config.toml"), settings_of(name, 0, chosen.set)).hash("corpora", "embed", "identifiers", "train")
+    written = {**origin("", name, chosen.seeds), "settings": trained, "quality": rows + ([] if chosen.only else spark_rivals(lake))}
+    written = joined(json.loads(path.read_text()), written) if path.exists() else written
     seeds, settings = map(str, written["seeds"]), [*(f"--set {each}" for each in chosen.set), *(["--only model"] if chosen.only else [])]
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
     keep(path.stem, written)
