@@ -49,6 +49,10 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
             done = subprocess.run([sys.executable, "-m", "airflow", *words], env=environment, cwd=home, capture_output=True, text=True, timeout=300)
             if "database is locked" not in done.stderr:
                 break
+            if words[0] == "backfill":
+                # Airflow keeps a backfill before it makes its runs, and refuses a second beside it: what is left without any goes, as Airflow does elsewhere.
+                with closing(sqlite3.connect(home / "airflow.db", timeout=60)) as database, database:
+                    database.execute("DELETE FROM backfill WHERE id NOT IN (SELECT backfill_id FROM backfill_dag_run)")
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
         return done.stdout
 
