@@ -89,6 +89,7 @@ def test_what_is_missing_ends_with_69_and_a_way_out(tmp_path, monkeypatch, capsy
 
 
 def test_warehouse_and_lake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the searches' default lies below the working folder, where a demo may have left some
     drops = tmp_path / "drops"
     drops.mkdir()
     sources = {"interactions": f"{drops}/ds={{ds}}/*.csv", "catalogue": f"{drops}/items.csv"}
