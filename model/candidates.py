@@ -37,6 +37,7 @@ class FirstStage:
         return ragged([items for items, _ in answers]), [scores for _, scores in answers]
 
     def answered(self, asked: list[dict[str, Any]], depth: int) -> list[tuple[list[int], list[float]]]:
+        """Of each request its (items, scores), best first."""
         answers: list[tuple[list[int], list[float]]] = [([], []) for _ in asked]
         for task in self.ranker.tasks:
             chosen = [i for i, row in enumerate(asked) if row["task"] == task]

@@ -50,14 +50,14 @@ class PairTraining(Training):
         (self.train, learnt), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
         drawn = self.draw_valid(valid)
         self.valid, self.candidates, self.answers = valid.take(drawn), None, None
+        missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
+        if missing or not len(self.train):
+            raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
         if "candidates" in spec:
             first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
             self.candidates = first.candidates(asked.take(pa.array(drawn)), spec["depth"])
             if spec["pairs"]["first"]:  # once: the first stage no longer changes, and codes take longer to answer than a pair to learn
                 self.answers, _ = first.candidates(learnt, spec["pairs"]["first_pool"])
-        missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
-        if missing or not len(self.train):
-            raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
         counts = np.bincount(self.train.target, minlength=len(self.item_ids)).astype(np.float64)
         self.drawing = Drawing(counts, spec["pairs"]["negatives"], spec["pairs"]["hard"], spec["exclude_seen"], spec["pairs"]["first"])
         log.info("%d training and %d validation requests, %d items, %d tokens", len(self.train), len(self.valid), len(self.item_ids), self.vocabulary.size)
