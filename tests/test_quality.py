@@ -10,13 +10,13 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import quality
 
 
-def told(*rows: tuple[str, dict[int, float]], seeds: list[int], machine: str, settings: str = "s") -> dict:
+def told(*rows: tuple[str, dict[int, float]], seeds: list[int], machine: str, config_hash: str = "s") -> dict:
     """A results file whose rows are (method, seed → MRR)."""
     made = [
         {"task": "search", "method": method, "seeds": [*of], "metrics": {"mrr": quality.over_seeds([*of.values()], [[0, 1]] * len(of))}} for method, of in rows
     ]
     rival = {"task": "search", "method": "bm25", "metrics": {"mrr": {"value": 0.5, "ci": [0.4, 0.6]}}}
-    return {"quality": [*made, rival], "seeds": seeds, "machine": machine, "commit": machine, "settings": settings}
+    return {"quality": [*made, rival], "seeds": seeds, "machine": machine, "commit": machine, "config_hash": config_hash}
 
 
 def test_a_seed_joins_those_before_it_and_a_comparison_those_it_was_made_for():
@@ -36,14 +36,16 @@ def test_a_seed_joins_those_before_it_and_a_comparison_those_it_was_made_for():
 def test_a_new_model_stands_beside_the_rivals_of_before():
     """Not beside what an earlier model was compared with, nor with its seeds: these are no figures of this one. A rival measured again joins its own."""
     before = told(("model", {0: 0.1, 1: 0.2}), ("sasrec", {0: 0.3, 1: 0.3}), ("model less sasrec", {0: -0.2}), seeds=[0, 1], machine="a")
-    now = told(("model", {2: 0.4}), seeds=[2], machine="b", settings="other")
+    now = told(("model", {2: 0.4}), seeds=[2], machine="b", config_hash="other")
     now["quality"] = now["quality"][:1]
     held = quality.joined(before, now)
     assert {row["method"]: row["metrics"]["mrr"]["value"] for row in held["quality"]} == {"model": 0.4, "sasrec": 0.3, "bm25": 0.5}
     assert (held["seeds"], held["machine"], held["commit"]) == ([2], "a; b", "a; b")
-    more = told(("model", {3: 0.6}), ("sasrec", {3: 0.6}), ("model less sasrec", {3: 0.1}), seeds=[3], machine="b", settings="other")
+    more = told(("model", {3: 0.6}), ("sasrec", {3: 0.6}), ("model less sasrec", {3: 0.1}), seeds=[3], machine="b", config_hash="other")
     found = {row["method"]: (row.get("seeds"), row["metrics"]["mrr"]["value"]) for row in quality.joined(held, more)["quality"]}
     assert found["model"] == ([2, 3], pytest.approx(0.5)) and found["sasrec"] == ([0, 1, 3], pytest.approx(0.4)) and found["model less sasrec"] == ([3], 0.1)
+    same = {row["method"]: row.get("seeds") for row in quality.joined(before, now | {"config_hash": "s"})["quality"]}
+    assert same == {"model": [0, 1, 2], "sasrec": [0, 1], "model less sasrec": [0], "bm25": None}, "a seed more of the model of before loses nothing"
 
 
 def test_what_users_gain_is_told_apart_where_their_own_spread_would_hide_it():

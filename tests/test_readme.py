@@ -134,6 +134,10 @@ def test_seeds_measured_on_two_machines_become_one_table(tmp_path: Path, monkeyp
     written = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert written["gensar_toys_rec_ndcg10"]["value"] == pytest.approx(0.45) and written["gensar_toys_rec_ndcg10"]["rival_value"] == pytest.approx(0.35)
     assert written["bridge_toys_hem_mrr"]["value"] == pytest.approx(0.175) and written["gensar_ablations_as_stated"]["rival_value"] == 1
+    two = measured("0", "a", model=0.3, first_stage=0.2) | told
+    for over, made in (("bridge", False), ("gensar", True)):
+        parts.headlines("gensr", two | {"settings": [f"gensr.candidates_from={over}"]})
+        assert (tmp_path / "results" / "two_stage_rec_ndcg10.json").exists() == made, "the figures are of gensar → gensr"
     path = tmp_path / "parts_gensar.json"
     path.write_text(json.dumps(held | told))
     rows = [line for line in benchmark("readme").parts(path).splitlines() if line.startswith("| **whole**")]

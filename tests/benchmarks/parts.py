@@ -43,7 +43,6 @@ LOGS = {
     "amazon_toys": Log(REPOSITORY / "examples" / "amazon_toys.toml", date(2014, 7, 23), FIRST_STEPS, ""),
     "simulated": Log(HERE / "parts_simulated.toml", date(2026, 11, 19), ("simulate", *FIRST_STEPS), "_simulated"),
 }
-OVER_GENSAR = "gensr.candidates_from=gensar"  # the two stages that issue and paper speak of; a table of its own, and the headline
 REQUESTS = 2000  # of each task among 1 + 99: a beam for every candidate is slow
 # figure → variant, its rival, task, metric
 HEADLINES = {
@@ -90,6 +89,11 @@ def among_candidates(log: Log, lake: Path, models: dict[str, str], measured: dic
             made.setdefault(name, {}).update({f"{task}.{figure}": value for figure, value in sampled.figures(scores(requests)).items()})
             print(f"1 + 99, {task}, {name}: NDCG@10 {made[name][f'{task}.ndcg@10']:.4f}", flush=True)
     return made
+
+
+def over_gensar(settings: list[str]) -> bool:
+    """Whether gensr, under these settings, orders what gensar answers."""
+    return load(None, ["train.recipe=gensr", *settings]).gensr.candidates_from == "gensar"
 
 
 def comparable(before: dict[str, Any], settings: list[str]) -> None:
@@ -140,7 +144,7 @@ def main() -> int:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
         return 69
     shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
-    over = "_over_gensar" if OVER_GENSAR in shaping else ""
+    over = "_over_gensar" if chosen.recipe == "gensr" and over_gensar(shaping) else ""
     path = HERE / "results" / f"parts_{chosen.recipe}{over}{log.suffix}.json"
     before = json.loads(path.read_text()) if path.exists() else None
     if before:
@@ -175,7 +179,7 @@ def command(recipe: str, written: dict[str, Any]) -> str:
 
 def headlines(recipe: str, written: dict[str, Any]) -> None:
     common, held, rows = {key: written[key] for key in ("command", "data", "seeds", "machine", "date", "commit")}, written["catalogue"], []
-    wanted = common["data"] == "amazon_toys" and (recipe != "gensr" or OVER_GENSAR in written["settings"])
+    wanted = common["data"] == "amazon_toys" and (recipe != "gensr" or over_gensar(written["settings"]))  # gensar → gensr are the two stages of the figures
     for figure, (variant, rival, task, metric) in (HEADLINES[recipe] if wanted else {}).items():
         own, other = (over_seeds(held, name, f"{task}.{metric}") for name in (variant, rival))
         if own and other:

@@ -259,11 +259,11 @@ def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
 def joined(before: dict, now: dict) -> dict:
     """What was measured now, and the seeds that were measured only before. A model of other settings than before's stands beside the rivals of before, but
     neither joins the earlier model's seeds nor what that one was compared with."""
-    anew = before.get("settings") != now["settings"]
+    anew = before.get("config_hash") != now["config_hash"]
     earlier = {(row["task"], row["method"]): row for row in before["quality"]}
     for row in now["quality"]:
         was = earlier.get((row["task"], row["method"]))
-        if was is None or "seeds" not in row or (anew and of_model(row)):  # a comparison that was not made then; a rival without a seed
+        if was is None or "seeds" not in row or (anew and of_model(row)):  # not measured then; a rival without a seed; another model
             continue
         # A comparison may be of fewer seeds than the models: of those that were there when it was first made.
         at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed not in row["seeds"]}
@@ -356,8 +356,8 @@ def main() -> int:
     path = HERE / "results" / f"quality_{name}.json"
     if chosen.only == "sasrec" or (chosen.only and not path.exists()):
         return 0
-    trained = load(str(folder / "config.toml"), settings_of(name, 0, chosen.set)).hash("corpora", "embed", "identifiers", "train")
-    written = {**origin("", name, chosen.seeds), "settings": trained, "quality": rows + ([] if chosen.only else spark_rivals(lake))}
+    shaping = load(str(folder / "config.toml"), settings_of(name, 0, chosen.set)).hash("corpora", "embed", "identifiers", "train")
+    written = {**origin("", name, chosen.seeds), "config_hash": shaping, "quality": rows + ([] if chosen.only else spark_rivals(lake))}
     written = joined(json.loads(path.read_text()), written) if path.exists() else written
     seeds, settings = map(str, written["seeds"]), [*(f"--set {each}" for each in chosen.set), *(["--only model"] if chosen.only else [])]
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
