@@ -197,6 +197,9 @@ def parts(day: date, recipe: str, reached: dict[tuple[str, str], Interval], gain
     return whole(day, made)
 
 
+NARROWEST = 0.2  # of the highest value: what an axis of the trade-off shows at least
+
+
 def trade_off(reached: dict[tuple[str, str], Interval]) -> str:
     """Both tasks' NDCG@10 of each model that serves both; dashed, what a model for one task alone reaches."""
     figure, axes = canvas(3.4)
@@ -208,6 +211,9 @@ def trade_off(reached: dict[tuple[str, str], Interval]) -> str:
     for task, draw in (("recommend", axes.axvline), ("search", axes.axhline)):
         if (task, f"{task}_alone") in reached:
             draw(reached[task, f"{task}_alone"][0], color=INK, linewidth=1, linestyle="--")
+    for (low, high), bound in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        lacking = max(0.0, NARROWEST * high - (high - low)) / 2  # else a difference of a millionth would fill the drawing
+        bound(low - lacking, high + lacking)
     axes.set_xlabel("recommend, NDCG@10")
     axes.set_ylabel("search, NDCG@10")
     told = "; ".join(f"{whole_or(name)} {x:.3f}, {y:.3f}" for name, (x, y) in both.items())
