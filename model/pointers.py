@@ -1,8 +1,7 @@
 """Pointers: what a request says points at items, and adds to their logits beside what the decoder says.
 
 A word of the query points at the items whose text holds it: its share in an item is BM25's (Robertson and Zaragoza 2009, equation 3.15), its weight is
-learned and begins as its inverse document frequency, so that before the first step this is BM25. All of a query's words together point at the items that
-hold every one of them, by one weight from 0 on: how much of a filter a query is. An item of the history points at itself, by one weight per
+learned and begins as its inverse document frequency, so that before the first step this is BM25. An item of the history points at itself, by one weight per
 task, which begins at 0: whether people come back to what they had, or never do (Ren et al. 2019, RepeatNet). The latest items of the history point at their
 neighbours (`model.neighbours`), all of them together by the logarithm of what each adds, again by one weight per task from 0 on. Training tells how far to
 trust each. So an item is found by its name that nobody searched yet, a query that is a category is a filter within which the history orders, nobody is shown
@@ -30,7 +29,6 @@ PACE = 30  # a word's weight begins as high as 9, and AdamW moves it by the lear
 LITTLE = 1e-3  # of nearness: what is far below tells next to nothing, what is above its logarithm (1e-2 found less, 1e-4 as much: amazon_beauty, validation)
 UNKNOWN = 2  # <pad>, </s> and <unk> are no words
 PREFIX = "pointers."
-WEIGHTS = ("weight", "every", "again", "near")
 POSTINGS = ("first", "items", "shares", "near_first", "near_items", "near_shares")
 BY_WORDS = ("search", "pseudo_search")  # the tasks whose text asks for an item; in text_to_item it would be the answer itself
 
@@ -81,9 +79,8 @@ class Pointers(nn.Module):
     """first: int64 [words + 1], where each word's postings begin. items: int [postings], who carries it, int32 where loaded. shares: fp32 [postings].
 
     near_first, near_items, near_shares: the neighbours, as `Neighbours` has them; of a loaded model everybody's alone.
-    Parameters: `weight`, fp32 [words]; `every`, fp32 [1]; `again` and `near`, fp32 [tasks of SERVED].
-    trust: fp32 [tasks of SERVED], by how much more an answer trusts neighbours than training does, whose decoder remembers much of what it should have to
-    guess.
+    Parameters: `weight`, fp32 [words]; `again` and `near`, fp32 [tasks of SERVED]. trust: fp32 [tasks of SERVED], by how much more an answer trusts neighbours
+    than training does, whose decoder remembers much of what it should have to guess.
     """
 
     first: Tensor
@@ -94,14 +91,13 @@ class Pointers(nn.Module):
     near_shares: Tensor
     trust: Tensor
 
-    def __init__(self, size: int, words: tuple[Tensor, Tensor, Tensor], near: tuple[Tensor, Tensor, Tensor], weights: Mapping[str, Tensor]):
+    def __init__(self, size: int, words: tuple[Tensor, Tensor, Tensor], near: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, Tensor, Tensor]):
         super().__init__()
         self.size = size
-        self.weight, self.every, self.again, self.near = (nn.Parameter(weights[name]) for name in WEIGHTS)
+        self.weight, self.again, self.near = map(nn.Parameter, weights)
         for name, held in zip(POSTINGS, (*words, *near), strict=True):
             self.register_buffer(name, held, persistent=False)  # of catalogue and corpora: made anew with the model, and kept by `kept`
         self.register_buffer("trust", torch.ones_like(self.near), persistent=False)
-        self.halvings = int(self.first.diff().max()).bit_length()  # of the longest postings, until one is left
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], words: int, near: Neighbours | None = None) -> "Pointers":
@@ -116,21 +112,20 @@ class Pointers(nn.Module):
         useful[: UNKNOWN + 1] = False
         held = sparse.diags(useful.astype(np.float32)) @ counted
         held.eliminate_zeros()
-        held.sort_indices()  # `carries` halves them
         idf = np.where(carriers > 0, np.log1p((size - carriers + 0.5) / (carriers + 0.5)), 0.0)
         postings = (held.indptr.astype(np.int64), held.indices.astype(np.int64), held.data.astype(np.float32))
-        weights = {**untold(), "weight": torch.from_numpy(idf.astype(np.float32))}
+        weights = torch.from_numpy(idf.astype(np.float32)), torch.zeros(len(SERVED)), torch.zeros(len(SERVED))
         return cls(size, tuple(map(torch.from_numpy, postings)), tuple(map(torch.from_numpy, near)) if near else nobody(size), weights)
 
     @classmethod
     def loaded(cls, weights: Mapping[str, Tensor], size: int) -> "Pointers":
-        """From the parameters by name and what `kept` gave. size: items. What an earlier version had not tells nothing."""
+        """From the parameters by name and what `kept` gave. size: items. A model of before neighbours has none."""
         held = {name.removeprefix(PREFIX): part for name, part in weights.items() if name.startswith(PREFIX)}
         device = held["weight"].device
-        none = untold() | {"trust": torch.ones(len(SERVED))} | dict(zip(POSTINGS[3:], nobody(size), strict=True))
+        none = {"near": torch.zeros(len(SERVED)), "trust": torch.ones(len(SERVED)), **dict(zip(POSTINGS[3:], nobody(size), strict=True))}
         parts = {name: part.to(device) for name, part in none.items()} | held
         words, near = (tuple(parts[name] for name in names) for names in (POSTINGS[:3], POSTINGS[3:]))
-        made = cls(size, words, near, parts).requires_grad_(False)
+        made = cls(size, words, near, (parts["weight"], parts["again"], parts["near"])).requires_grad_(False)
         made.trust = parts["trust"]
         return made
 
@@ -150,34 +145,10 @@ class Pointers(nn.Module):
         told = self.weight.index_select(0, token).index_select(0, source) * self.shares.index_select(0, at)
         owner, place = (said.had >= 0).nonzero(as_tuple=True)
         again = self.again.index_select(0, said.served[owner])
-        near, trusted, (full, whole) = self.nearby(said), self.near * self.trust, self.carriers(said.words)
-        rows = torch.cat([row.index_select(0, source), full, owner, near.rows])
-        items = torch.cat([self.items.index_select(0, at).long(), whole, said.had[owner, place], near.items])
-        told = torch.cat([told, self.every.expand(len(full)), again, trusted.index_select(0, said.served[near.rows]) * near.told])
-        return Pointed(rows, items, told)
-
-    def carriers(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and items, int64 [n] both: who carries every word of a row, of its words that tell items apart. words: int64 [B, longest]."""
-        many = self.first[words + 1] - self.first[words]
-        row = (many > 0).any(dim=1).nonzero()[:, 0]
-        rarest = many.where(many > 0, len(self.items) + 1).argmin(dim=1, keepdim=True)
-        source, at = entries(self.first, words.gather(1, rarest)[row, 0])
-        row, item = row[source], self.items[at].long()
-        for column in range(words.shape[1]):
-            word = words[row, column]
-            held = (many[row, column] == 0) | self.carries(word, item)
-            row, item = row[held], item[held]
-        return row, item
-
-    def carries(self, words: Tensor, items: Tensor) -> Tensor:
-        """Whether each of the words is in the item beside it, bool [n]: halving its postings, which are in the items' order."""
-        low, end = self.first[words], self.first[words + 1]
-        high = end
-        for _ in range(self.halvings):
-            middle = (low + high) // 2
-            before = (low < high) & (self.items[middle.clamp(max=len(self.items) - 1)] < items)
-            low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle)
-        return (low < end) & (self.items[low.clamp(max=len(self.items) - 1)] == items)
+        near, trusted = self.nearby(said), self.near * self.trust
+        rows = torch.cat([row.index_select(0, source), owner, near.rows])
+        items = torch.cat([self.items.index_select(0, at).long(), said.had[owner, place], near.items])
+        return Pointed(rows, items, torch.cat([told, again, trusted.index_select(0, said.served[near.rows]) * near.told]))
 
     def nearby(self, said: Pointing) -> Pointed:
         """The neighbours of each request's latest items, once each, and the logarithm of how near they are to all of these together."""
@@ -186,11 +157,6 @@ class Pointers(nn.Module):
         closeness = DECAY ** age.float().index_select(0, source) * self.near_shares.index_select(0, at)
         near = summed(Pointed(owner.index_select(0, source), self.near_items.index_select(0, at).long(), closeness), self.size)
         return near._replace(told=(near.told / LITTLE).log1p())
-
-
-def untold() -> dict[str, Tensor]:
-    """Weights by which nothing points but words."""
-    return {"every": torch.zeros(1), "again": torch.zeros(len(SERVED)), "near": torch.zeros(len(SERVED))}
 
 
 def nobody(size: int) -> tuple[Tensor, Tensor, Tensor]:
