@@ -269,7 +269,9 @@ class Gensr(Section):
     first_share: float = Field(default=0.5, ge=0, le=1, description="share of the wrong items that are drawn from the first stage's own answers (the paper: 0)")
     first_pool: int = Field(default=50, ge=1, description="best answers of the first stage that they are drawn from")
     blend: bool = Field(
-        default=True, description="order by the first stage's score and the odds, weighed as validation finds best; false: by the odds alone (the paper)"
+        default=True,
+        description="order by the first stage's score, the odds and how like a candidate is to the history in each view, weighed by what validation's "
+        "requests chose; false: by the odds alone (the paper)",
     )
 
 

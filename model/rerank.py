@@ -36,9 +36,10 @@ class Reranker:
         candidates: Sequence[Sequence[str]],
         k: int,
         begun: Sequence[Mapping[str, float]] | None = None,
-        weight: float = 1.0,
+        weights: Mapping[str, float] | None = None,
     ) -> list[Answer]:
-        """Each request's (item_ids, scores float64), at most `k`, best first. A score is the log-odds; with `begun`, a candidate's own + weight · log-odds.
+        """Each request's (item_ids, scores float64), at most `k`, best first. A score is the log-odds; with `begun`, the candidates' scores of before, and
+        `weights`, it is weights["first"] · that + those of all that `Scorer.evidence` tells.
 
         histories: oldest first, mappings with `item_id`. queries: text, None for recommend. candidates: item_ids, known to the model or not; one that comes
         twice is one candidate.
@@ -49,9 +50,13 @@ class Reranker:
         asked = [sorted(set(items)) for items in candidates]
         encoded = self.vocabulary.encode([query or "" for query in queries], self.longest)
         seen = [[self.rows[act["item_id"]] for act in history if act["item_id"] in self.rows] for history in histories]
-        scores = self.scorer.score(task, seen, encoded, [[self.rows.get(item, -1) for item in items] for items in asked])
-        if begun is not None:
-            scores = [np.array([of[item] for item in items]) + weight * found for of, items, found in zip(begun, asked, scores, strict=True)]
+        numbers = [[self.rows.get(item, -1) for item in items] for items in asked]
+        if begun is None or weights is None:
+            scores = self.scorer.score(task, seen, encoded, numbers)
+        else:
+            told = self.scorer.evidence(task, seen, encoded, numbers)
+            each = np.array([weights.get(name, 0.0) for name in self.scorer.known(task)])
+            scores = [weights["first"] * np.array([of[item] for item in items]) + found @ each for of, items, found in zip(begun, asked, told, strict=True)]
         return [best(items, found, k) for items, found in zip(asked, scores, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Requests × candidates → log-odds of Yes: gensr at night, from arrays and a plain dict of weights.
+"""Requests × candidates → log-odds of Yes, and how like the candidate is to the history in each view: gensr at night, from arrays and a plain dict of weights.
 
 Same numbers as `GenSR` (a test holds them to 1e-5); no transformers is imported, so that a Spark worker starts fast. What does not depend on the candidate is
 done once: item vectors and candidate slots per model, the views' layer over a history and the encoder's pass over a prompt's words per request. Exact, since
@@ -18,11 +18,15 @@ from torch.nn import functional as F
 from model.data import ragged
 from model.decode import Attention, Decoder, start_rows
 from model.products import by_onednn
+from model.prompts import padded
 from model.questions import NO, TASKS, YES, Form, Prompts, newest
 from model.slots import embed
 from model.views import Match, Views, bag
 from model.vocabulary import PAD
 
+REQUESTS = 256  # compared with their candidates at a time
+LIKE_DECIMALS = 5  # of a cosine: the last bits depend on what is compared beside it
+LIKENESS = ("mean", "nearest", "latest")  # of a candidate to the items of a history
 BATCH_TOKENS = 1 << 13  # slots and words of a pass through the blocks; on a CPU they stay in its cache (1 << 15 is 1.3 times slower)
 
 
@@ -121,6 +125,35 @@ class Scorer:
             for i, row in zip(batch, odds, strict=True):
                 answers[i] = row[: len(candidates[i])].astype(np.float64)
         return answers
+
+    def known(self, task: str) -> list[str]:
+        """What `evidence` tells of a candidate."""
+        views = [f"{view} {how}" for view in self.form.views for how in LIKENESS]
+        return ["odds", *views, *(["query"] if task == "search" and "semantic" in self.form.views else [])]
+
+    @torch.inference_mode()
+    def evidence(
+        self, task: str, histories: Sequence[Sequence[int]], queries: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """float64 [candidates, what is `known`] for each request: the log-odds of `score`, and cosines, 0 where there is nothing to compare: in each view of a
+        candidate and the history's items, their mean, the highest and that of the latest; of its text and a search's query."""
+        odds, made = self.score(task, histories, queries, candidates), list[np.ndarray]()
+        alike = {name: F.normalize(self.table[name], dim=1) for name in self.form.views}
+        for begin in range(0, len(candidates), REQUESTS):
+            items = filled(candidates[begin : begin + REQUESTS], self.device)
+            history = torch.from_numpy(newest(ragged(histories[begin : begin + REQUESTS]), self.limit)).to(self.device)
+            present, columns = (history >= 0)[:, None], []
+            for rows in alike.values():
+                near = rows[items] @ rows[history.clamp(min=0)].transpose(1, 2) * present
+                highest = near.masked_fill(~present, -1.0).amax(dim=2) * present.any(dim=2)
+                columns += [near.sum(dim=2) / present.sum(dim=2).clamp(min=1), highest, near[..., 0]]
+            if "query" in self.known(task):
+                asked = torch.from_numpy(padded(queries[begin : begin + REQUESTS])).to(self.device)
+                query = F.normalize(bag(self.t5.weights["shared.weight"], asked), dim=1)
+                columns.append((alike["semantic"][items] @ query[:, :, None])[..., 0])
+            told = torch.stack(columns, dim=-1).double().round(decimals=LIKE_DECIMALS).cpu().numpy()
+            made += [np.column_stack([found, row[: len(found)]]) for found, row in zip(odds[begin : begin + REQUESTS], told, strict=True)]
+        return made
 
     @by_onednn()
     @torch.inference_mode()

@@ -7,7 +7,8 @@ Reads corpora (the users, too) and items at the versions the specification pins;
 and `candidates`, where it is given, the folder of the first stage's artifact, and `depth`, how many of its items are to be ordered.
 
 The collaborative table is LightGCN's over the training rows alone. Behind a first stage, some of the wrong items are its own answers, and validation is of
-both together, over the whole catalogue; it also chooses how much the second stage says beside the first. Without one, validation ranks each right item among 99
+both together, over the whole catalogue; its requests, which neither stage has learned from, also tell what counts how much in the order (`model.choice`):
+the first stage's score, the odds, and how like the candidate is to the history in each view. Without one, validation ranks each right item among 99
 others, popular ones and (for a search) words' ones alike. An equal score counts against the right item.
 """
 
@@ -20,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model import artifact, corpus, data, initial, lightgcn, negatives, pairs
-from model.candidates import Candidates, FirstStage
+from model import artifact, choice, corpus, data, initial, lightgcn, negatives, pairs
+from model.candidates import FirstStage
 from model.gensr import GenSR, look_for_alike
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
@@ -34,7 +35,6 @@ from model.vocabulary import MARKS, Vocabulary
 
 ANSWERS = {"joint": np.arange(2)[:, None]}  # No and Yes, the identifiers of what there is to say
 AMONG = 99  # wrong candidates of a validation request
-WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of the log-odds beside the first stage's score
 
 
 class PairTraining(Training):
@@ -50,6 +50,7 @@ class PairTraining(Training):
         (self.train, learnt), (valid, asked) = (self.requests(rows[split], limit) for split in ("train", "valid"))
         drawn = self.draw_valid(valid)
         self.valid, self.candidates, self.answers = valid.take(drawn), None, None
+        self.weights: dict[str, dict[str, float]] = {}
         missing = [task for task in self.tasks if not (self.train.task == TASKS.index(task)).any()]
         if missing or not len(self.train):
             raise BadCorpus(f"no training example for task {', '.join(missing)} before {spec['valid_from']}: leave it out of train.tasks, or widen the window")
@@ -111,9 +112,7 @@ class PairTraining(Training):
         if "candidates" in self.spec:
             first = Path(self.spec["candidates"])
             held = hashlib.sha256((first / artifact.MANIFEST).read_bytes()).hexdigest()
-            best = self.curve[self.progress.best_epoch - 1] if self.curve else {}
-            weights = {task: best[f"{task}_weight"] for task in self.tasks if f"{task}_weight" in best}
-            told |= {"candidates": first.name, "candidates_hash": held, "depth": self.spec["depth"], "weights": weights}
+            told |= {"candidates": first.name, "candidates_hash": held, "depth": self.spec["depth"], "weights": self.weights}
         return {"t5": self.model.unified.shape(), **told}
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
@@ -124,27 +123,40 @@ class PairTraining(Training):
         return told.losses.mean() + self.form.weight * told.contrast
 
     def validate(self) -> dict[str, float]:
-        """NDCG@10 and Recall@10 of each task, and behind a first stage TASK_weight, with which they are reached."""
-        scorer = Scorer(self.kept(), self.config(), self.prompts)
-        figures = {}
+        """NDCG@10 and Recall@10 of each task."""
+        scorer, figures = self.scorer(), {}
         for task in self.tasks:
             rows = np.flatnonzero(self.valid.task == TASKS.index(task))
             if not len(rows):
                 continue
-            held = self.valid.take(rows)
-            if self.candidates is None:
-                ranks = self.among_others(scorer, task, held)
-            else:
-                items, scores = self.candidates
-                candidates = items.take(rows), [scores[row] for row in rows]
-                odds = scorer.score(task, list(held.history), list(held.query), list(candidates[0]))
-                weight, ranks = best_weight(candidates, odds, held.target, self.weights())
-                figures |= {f"{task}_weight": weight} if weight < np.inf else {}
+            ranks = self.among_others(scorer, task, self.valid.take(rows)) if self.candidates is None else self.weighed(scorer, task, rows)[1]
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
         return figures
 
-    def weights(self) -> tuple[float, ...]:
-        return WEIGHTS if self.spec["pairs"]["blend"] else (np.inf,)
+    def settle(self) -> None:
+        """What counts how much in the order of the first stage's answers."""
+        if self.candidates is None or not self.spec["pairs"]["blend"]:
+            return
+        scorer = self.scorer()
+        for task in self.tasks:
+            self.weights[task] = self.weighed(scorer, task, np.flatnonzero(self.valid.task == TASKS.index(task)))[0]
+            log.info("%s: candidates are in the order of %s", task, " + ".join(f"{weight:.3g} · {name}" for name, weight in self.weights[task].items()))
+
+    def weighed(self, scorer: Scorer, task: str, rows: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+        """By what the first stage's answers to these valid requests tell: each thing's weight, and the right items' ranks, int64 [rows], 0 for one that was
+        no candidate."""
+        held, (items, scores) = self.valid.take(rows), self.candidates
+        candidates, names = items.take(rows), ["first", *scorer.known(task)]
+        right = [int(np.append(np.flatnonzero(offered == target), -1)[0]) for offered, target in zip(candidates, held.target, strict=True)]
+        told = scorer.evidence(task, list(held.history), list(held.query), list(candidates))
+        known = [np.column_stack([scores[row], of]) for row, of in zip(rows, told, strict=True)]
+        weights = choice.fit(known, right) if self.spec["pairs"]["blend"] else np.eye(len(names))[names.index("odds")]
+        totals = [of @ weights for of in known]
+        ranks = [int((total >= total[place]).sum()) if place >= 0 else 0 for total, place in zip(totals, right, strict=True)]
+        return dict(zip(names, weights.tolist(), strict=True)), np.array(ranks, np.int64)
+
+    def scorer(self) -> Scorer:
+        return Scorer(self.kept(), self.config(), self.prompts)
 
     def among_others(self, scorer: Scorer, task: str, held: Requests) -> np.ndarray:
         """int64 [n], the right items' ranks among AMONG others, drawn once for all epochs."""
@@ -152,20 +164,3 @@ class PairTraining(Training):
         candidates = drawing.candidates(held, (self.settings["seed"], 2))
         scores = np.stack(scorer.score(task, list(held.history), list(held.query), candidates.tolist()))
         return 1 + (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
-
-
-def best_weight(candidates: Candidates, odds: list[np.ndarray], target: np.ndarray, weights: tuple[float, ...]) -> tuple[float, np.ndarray]:
-    """Of `weights` the one (of equal ones the smallest) under which first score + weight · log-odds has the best NDCG@10, and the targets' ranks under it,
-    int64 [n], 0 for one that was no candidate. An infinite weight leaves the log-odds alone."""
-    items, scores = candidates
-    tried = []
-    for weight in weights:
-        ranks = np.zeros(len(target), np.int64)
-        for i, right in enumerate(target):
-            place = np.flatnonzero(items[i] == right)
-            if len(place):
-                total = odds[i] if weight == np.inf else np.array(scores[i]) + weight * odds[i]
-                ranks[i] = (total >= total[place[0]]).sum()
-        tried.append(ranks)
-    best = int(np.argmax([ndcg_at(ranks, 10) for ranks in tried]))
-    return weights[best], tried[best]

@@ -17,11 +17,12 @@ from model.rerank import Reranker
 
 
 class TwoStage:
-    """depth: candidates that the first stage gives, at least as many as are asked for. weights: task → weight of the log-odds beside the first stage's
-    score; of a task without one the log-odds alone are the order."""
+    """depth: candidates that the first stage gives, at least as many as are asked for. weights: task → what counts how much, by name: the first stage's score
+    and what `Scorer.evidence` tells; of a task without, the log-odds alone are the order. A number, of earlier artifacts: the log-odds' beside the score."""
 
-    def __init__(self, first: Ranker, second: Reranker, depth: int, weights: Mapping[str, float]):
-        self.first, self.second, self.depth, self.weights = first, second, depth, weights
+    def __init__(self, first: Ranker, second: Reranker, depth: int, weights: Mapping[str, Mapping[str, float] | float]):
+        self.first, self.second, self.depth = first, second, depth
+        self.weights = {task: {"first": 1.0, "odds": each} if isinstance(each, float) else each for task, each in weights.items()}
         self.item_ids = first.item_ids
 
     def rank(
@@ -44,11 +45,8 @@ class TwoStage:
     def order(
         self, task: str, histories: Sequence[Sequence[Mapping[str, Any]]], queries: Sequence[str | None], candidates: Sequence[Mapping[str, float]], k: int
     ) -> list[Ordered]:
-        """candidates: each request's candidates with the first stage's score. Returns (item_ids, scores), at most `k`, best first: the first stage's score +
-        the task's weight · the log-odds that the question about an item is answered Yes, or these log-odds alone."""
-        weight, items = self.weights.get(task), [list(of) for of in candidates]
-        blend = {} if weight is None else {"begun": candidates, "weight": weight}
-        return self.second.rank(task, histories, queries, items, k, **blend)
+        """candidates: each request's candidates with the first stage's score. Returns (item_ids, scores), at most `k`, best first: of `Reranker.rank`."""
+        return self.second.rank(task, histories, queries, [list(of) for of in candidates], k, candidates, self.weights.get(task))
 
 
 def first_stage(folder: Path, config: Mapping[str, Any]) -> Path:

@@ -12,8 +12,7 @@ from jobs.config import load as configured
 from jobs.train import of_gensr
 from model import rank, train
 from model.corpus import splits
-from model.data import ragged
-from model.train_pairs import PairTraining, best_weight
+from model.train_pairs import PairTraining
 from model.two_stage import TwoStage
 
 
@@ -89,30 +88,29 @@ def test_stopped_and_started_again_it_ends_at_the_same_weights(lake: Path, tmp_p
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_the_weight_is_the_one_that_validation_likes() -> None:
-    """By hand: the odds know the first request's target and not the second's, which the first stage knows; one target was no candidate."""
-    candidates = ragged([[0, 1, 2], [0, 1, 2], [0, 1]]), [[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0]]
-    odds, target = [np.array([0.0, 0.0, 3.0]), np.array([0.0, 0.5, 0.0]), np.zeros(2)], np.array([2, 0, 7])
-    weight, ranks = best_weight(candidates, odds, target, (0.0, 1.0, 4.0))
-    assert weight == 1.0 and ranks.tolist() == [1, 1, 0]
-    assert best_weight(candidates, odds, target, (0.0,))[1].tolist() == [3, 1, 0]
-    assert best_weight(candidates, odds, target, (np.inf,))[1].tolist() == [1, 3, 0], "an equal score counts against the target"
-
-
 def test_scores_are_those_of_both_stages(lake: Path) -> None:
-    """score = first + weight · odds, with the weights that the artifact tells; without any the order is of the odds alone, with none of theirs the first's."""
+    """A score adds up what the artifact's weights say of the first stage's score, of the odds and of each likeness; without weights the order is of the odds
+    alone, with nothing but the first's it is the first's, and an earlier artifact's one number weighs the odds beside the first's."""
     found = rank.load(str(lake / "second"))
-    assert set(found.weights) == {"recommend", "search"}
-    histories = [acts([start, (start + 2) % 12]) for start in range(12)]
-    first = [dict(zip((found.item_ids[row] for row in rows), scores, strict=True)) for rows, scores in found.first.rank("recommend", histories, [None] * 12, 6)]
-    odds = [dict(zip(*told, strict=True)) for told in found.second.rank("recommend", histories, [None] * 12, [list(of) for of in first], 6)]
-    for weight in (None, 0.0, 2.0):
-        model = TwoStage(found.first, found.second, 6, {} if weight is None else {"recommend": weight})
-        for (rows, scores), of_first, of_second in zip(model.rank("recommend", histories, [None] * 12, 6), first, odds, strict=True):
-            items = [found.item_ids[row] for row in rows]
-            expected = [of_second[item] if weight is None else of_first[item] + weight * of_second[item] for item in items]
-            np.testing.assert_allclose(scores, expected, atol=5e-4)
-            assert len(items) == 6 and (np.diff(scores) <= 0).all()
+    names = [f"{view} {how}" for view in ("collaborative", "semantic") for how in ("mean", "nearest", "latest")]
+    assert {task: list(each) for task, each in found.weights.items()} == {"recommend": ["first", "odds", *names], "search": ["first", "odds", *names, "query"]}
+    histories, nothing = [acts([start, (start + 2) % 12]) for start in range(12)], [None] * 12
+    first = [dict(zip((found.item_ids[row] for row in rows), scores, strict=True)) for rows, scores in found.first.rank("recommend", histories, nothing, 6)]
+    offered, second = [list(of) for of in first], found.second
+    seen = [[second.rows[act["item_id"]] for act in history] for history in histories]
+    told = second.scorer.evidence("recommend", seen, [[]] * 12, [[second.rows[item] for item in of] for of in offered])
+    asked = {
+        "odds alone": (None, [0, 1, 0, 0, 0, 0, 0, 0]),
+        "first alone": ({"first": 1.0}, [1, 0, 0, 0, 0, 0, 0, 0]),
+        "an earlier artifact": (2.0, [1, 2, 0, 0, 0, 0, 0, 0]),
+        "some": ({"semantic latest": -1.0, "first": 0.5, "collaborative nearest": 3.0, "odds": 2.0}, [0.5, 2, 0, 3, 0, 0, 0, -1]),
+    }
+    for weights, each in asked.values():
+        model = TwoStage(found.first, second, 6, {} if weights is None else {"recommend": weights})
+        for (rows, scores), of_first, known in zip(model.rank("recommend", histories, nothing, 6), first, told, strict=True):
+            expected = dict(zip(of_first, np.column_stack([list(of_first.values()), known]) @ each, strict=True))
+            np.testing.assert_allclose(scores, [expected[found.item_ids[row]] for row in rows], atol=5e-4)
+            assert len(rows) == 6 and (np.diff(scores) <= 0).all()
 
 
 @pytest.mark.parametrize("new_only", [True, False])
