@@ -9,9 +9,11 @@ import torch
 from model import artifact
 from model.data import ragged
 from model.gensr import GenSR
+from model.prompts import padded
 from model.questions import Form, text_rows
 from model.rerank import Reranker, best
 from model.unified import from_sizes
+from model.views import bag
 from model.vocabulary import Vocabulary, train_tokenizer
 
 ITEMS = [f"item{n:02d}" for n in range(12)]
@@ -45,6 +47,9 @@ def reranker(folder: Path) -> Reranker:
     return Reranker(weights, vocabulary, item_ids, config)
 
 
+WEIGHTS = {"first": 1.0, "odds": 0.3, "collaborative nearest": 2.0, "semantic mean": -1.5, "query": 4.0}
+
+
 def ranked(reranker: Reranker, task: str, candidates: list[list[str]], queries: list[str | None] = QUERIES, k: int = 20) -> list:
     return reranker.rank(task, ACTS, queries, candidates, k)
 
@@ -58,11 +63,39 @@ def test_what_is_saved_is_what_answers(folder: Path, reranker: Reranker) -> None
 
 
 @pytest.mark.parametrize("task", ["recommend", "search"])
+def test_what_is_told_of_a_candidate_by_loops(reranker: Reranker, task: str) -> None:
+    """Cosines with the five latest distinct items of a history; 0 for an item without text or interactions, one never seen, and where there is no history."""
+    scorer, histories = reranker.scorer, [[3, 7], [], [1, 2, 3, 4, 5, 1, 6]]
+    queries, candidates = reranker.vocabulary.encode(["red car", "", "drum"], 4), [[1, 4, -1], [], [5, 6]]
+    rows = {name: table.numpy() for name, table in scorer.table.items()}
+    query = bag(scorer.t5.weights["shared.weight"], torch.from_numpy(padded(queries))).numpy()
+    told = scorer.evidence(task, histories, queries, candidates)
+    for i, (offered, latest) in enumerate(zip(candidates, ([7, 3], [], [6, 1, 5, 4, 3]), strict=True)):
+        assert told[i].shape == (len(offered), len(scorer.known(task))) and scorer.known(task)[0] == "odds"
+        np.testing.assert_array_equal(told[i][:, 0], scorer.score(task, histories, queries, candidates)[i])
+        for item, found in zip(offered, told[i], strict=True):
+            expected = []
+            for name in ("collaborative", "semantic"):
+                near = [cosine(rows[name][item], rows[name][other]) for other in latest] or [0.0]
+                expected += [np.mean(near), max(near), near[0]]
+            expected += [cosine(rows["semantic"][item], query[i])] if task == "search" else []
+            np.testing.assert_allclose(found[1:], expected, atol=2e-5)
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9))
+
+
+@pytest.mark.parametrize("task", ["recommend", "search"])
 def test_the_order_of_the_candidates_has_no_say(reranker: Reranker, task: str) -> None:
     rng = np.random.default_rng(0)
     shuffled = [[*rng.permutation(ITEMS).tolist(), ITEMS[4]] for _ in range(3)]
     for (items, scores), (others, other_scores) in zip(ranked(reranker, task, [ITEMS] * 3), ranked(reranker, task, shuffled), strict=True):
         assert items == others and np.array_equal(scores, other_scores)
+    before = [{item: -0.1 * i for i, item in enumerate(ITEMS)}] * 3
+    for orders in (ITEMS, ITEMS[::-1]):
+        (items, scores), *_ = reranker.rank(task, ACTS, QUERIES, [orders] * 3, 20, before, WEIGHTS)
+        assert items == reranker.rank(task, ACTS[:1], QUERIES[:1], [ITEMS], 20, before[:1], WEIGHTS)[0][0] and (np.diff(scores) <= 0).all()
 
 
 def test_a_query_changes_searches_and_no_recommendation(reranker: Reranker) -> None:
