@@ -138,19 +138,19 @@ class Scorer:
         """float64 [candidates, what is `known`] for each request: the log-odds of `score`, and cosines, 0 where there is nothing to compare: in each view of a
         candidate and the history's items, their mean, the highest and that of the latest; of its text and a search's query."""
         odds, made = self.score(task, histories, queries, candidates), list[np.ndarray]()
-        alike = {name: F.normalize(self.table[name], dim=1) for name in self.form.views}
         for begin in range(0, len(candidates), REQUESTS):
             items = filled(candidates[begin : begin + REQUESTS], self.device)
             history = torch.from_numpy(newest(ragged(histories[begin : begin + REQUESTS]), self.limit)).to(self.device)
             present, columns = (history >= 0)[:, None], []
-            for rows in alike.values():
-                near = rows[items] @ rows[history.clamp(min=0)].transpose(1, 2) * present
+            for name in self.form.views:
+                offered, had = (F.normalize(self.table[name][rows], dim=2) for rows in (items, history.clamp(min=0)))
+                near = offered @ had.transpose(1, 2) * present
                 highest = near.masked_fill(~present, -1.0).amax(dim=2) * present.any(dim=2)
                 columns += [near.sum(dim=2) / present.sum(dim=2).clamp(min=1), highest, near[..., 0]]
             if "query" in self.known(task):
                 asked = torch.from_numpy(padded(queries[begin : begin + REQUESTS])).to(self.device)
                 query = F.normalize(bag(self.t5.weights["shared.weight"], asked), dim=1)
-                columns.append((alike["semantic"][items] @ query[:, :, None])[..., 0])
+                columns.append((F.normalize(self.table["semantic"][items], dim=2) @ query[:, :, None])[..., 0])
             told = torch.stack(columns, dim=-1).double().round(decimals=LIKE_DECIMALS).cpu().numpy()
             made += [np.column_stack([found, row[: len(found)]]) for found, row in zip(odds[begin : begin + REQUESTS], told, strict=True)]
         return made

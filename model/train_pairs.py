@@ -150,7 +150,8 @@ class PairTraining(Training):
         right = [int(np.append(np.flatnonzero(offered == target), -1)[0]) for offered, target in zip(candidates, held.target, strict=True)]
         told = scorer.evidence(task, list(held.history), list(held.query), list(candidates))
         known = [np.column_stack([scores[row], of]) for row, of in zip(rows, told, strict=True)]
-        weights = choice.fit(known, right) if self.spec["pairs"]["blend"] else np.eye(len(names))[names.index("odds")]
+        blend = self.spec["pairs"]["blend"]
+        weights = choice.fit(known, right) if blend and known else np.eye(len(names))[names.index("first" if blend else "odds")]
         totals = [of @ weights for of in known]
         ranks = [int((total >= total[place]).sum()) if place >= 0 else 0 for total, place in zip(totals, right, strict=True)]
         return dict(zip(names, weights.tolist(), strict=True)), np.array(ranks, np.int64)

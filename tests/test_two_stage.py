@@ -113,6 +113,12 @@ def test_scores_are_those_of_both_stages(lake: Path) -> None:
             assert len(rows) == 6 and (np.diff(scores) <= 0).all()
 
 
+def test_a_task_without_validation_requests_stays_in_the_first_stages_order(lake: Path) -> None:
+    training = PairTraining(pair_spec(lake, lake / "artifact"))
+    weights, ranks = training.weighed(training.scorer(), "search", np.empty(0, np.int64))
+    assert {name: weight for name, weight in weights.items() if weight} == {"first": 1.0} and not len(ranks)
+
+
 @pytest.mark.parametrize("new_only", [True, False])
 def test_wrong_items_are_the_first_stages_own(lake: Path, new_only: bool) -> None:
     """Half of them; none is the right one, nor of the history where recommendations are of new items alone."""
