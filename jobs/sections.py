@@ -211,6 +211,11 @@ class Train(Section):
         ge=0,
         description="items kept of each that the same people had close to it, at which it points (train.pointers); 0: it points at itself alone",
     )
+    likeness: bool = Field(
+        default=True,
+        description="the best answers are ordered again by their score and by how like they are to the history in item_embeddings, weighed by what "
+        "validation's requests chose",
+    )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")
     text_vocabulary: int = Field(default=8000, ge=300, description="size of the tokenizer trained on the corpora's text")

@@ -23,17 +23,22 @@ WORDS = 512  # tokens of an item's text that are read
 
 def item_vectors(path: str, version: int | None, day: date, item_ids: Sequence[str], width: int, seed: int) -> np.ndarray:
     """float32 [items, width]: the views side by side, centred, brought to the width; zeros for an item of which nothing is known."""
+    views = item_views(path, version, day, item_ids).values()
+    return to_width(np.concatenate([centred(vectors) for vectors in views], axis=1), width, seed)
+
+
+def item_views(path: str, version: int | None, day: date, item_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of each view float32 [items, its width], zeros for an item of which it knows nothing."""
     table = read_table(path, version, ["item_id", "view", "vector"], day=day)
     known = pa.array(item_ids, table["item_id"].type)
-    views = []
+    views = {}
     for view in VIEWS:
         held = table.filter(pc.field("view") == view)
         rows = pc.fill_null(pc.index_in(held["item_id"], value_set=known), -1).to_numpy()
         vectors = np.stack(held["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
-        placed = np.zeros((len(item_ids), vectors.shape[1]), np.float32)
-        placed[rows[rows >= 0]] = vectors[rows >= 0]
-        views.append(centred(placed))
-    return to_width(np.concatenate(views, axis=1), width, seed)
+        views[view] = np.zeros((len(item_ids), vectors.shape[1]), np.float32)
+        views[view][rows[rows >= 0]] = vectors[rows >= 0]
+    return views
 
 
 def centred(vectors: np.ndarray) -> np.ndarray:

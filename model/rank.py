@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import artifact, trie
+from model import artifact, likeness, trie
+from model.data import ragged
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
 from model.pointers import PREFIX, Pointers, pointing
 from model.prompts import Ask, padded
+from model.questions import newest
 from model.recipes import RECIPES, SERVED
 from model.spread import Spread
 from model.vocabulary import EOS, PAD, Vocabulary
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 Answer = tuple[np.ndarray, np.ndarray]
 NOTHING: Answer = (np.empty(0, np.int64), np.empty(0, np.float64))
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LIKENESS = "likeness."  # before the names of the artifact's views
+LATEST = 20  # distinct items of a history that candidates are compared with
+DEEP, COMPARED = 100, 256  # answers of one token that are ordered again (of several, those of all beams); requests compared at a time
 BATCH_CELLS = 1 << 24  # scores held at once by a decoding step (floats): 64 MiB
 CPU_BATCH, BATCH = 32, 256  # requests; on a CPU what a step touches then stays in the cache: 256 are 1.3 times slower
 # Batches are of so many requests and tokens, or a multiple: oneDNN makes and keeps a kernel for each shape, 300 MB of them after 5,000 requests of all shapes.
@@ -53,6 +58,8 @@ class Ranker:
         self.pointers = Pointers.loaded(weights, len(self.item_ids)) if f"{PREFIX}weight" in weights else None
         self.spreads = {view: Spread(held).to(self.device) for view, held in self.tries.items()} if self.pointers else {}
         # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
+        self.views = {name.removeprefix(LIKENESS): rows for name, rows in weights.items() if name.startswith(LIKENESS)}
+        self.order = config.get("order", {})
         self.among = "valid" if self.pointers else config.get("softmax", "all") if vocabulary.depth > 1 else "all"
 
     def rank(
@@ -104,15 +111,44 @@ class Ranker:
         """
         view = self.vocabulary.view(task)
         held = self.tries[view]
-        if task == "search" and not self.config["history_in_search"]:
-            asks = [ask._replace(items=ask.items[:0], searched=()) for ask in asks]
+        asks = self.shown(task, asks)
         constraint = self.constraint(view, allowed)
         leaves_of = {
             name: [self.leaf_of_row[view][np.asarray(rows, np.int64)] for rows in of_asks] if of_asks is not None else None
             for name, of_asks in (("excluded", excluded), ("candidates", candidates))
         }
-        found = self.answers(task, asks, constraint, k, beams, leaves_of["excluded"], leaves_of["candidates"], "open" if renormalised else self.among)
-        return [(held.items[leaves].astype(np.int64), values) for leaves, values in found]
+        again = candidates is None and task in self.order
+        depth = max(k, beams, DEEP if self.vocabulary.depth == 1 else 0) if again else k
+        found = self.answers(task, asks, constraint, depth, beams, leaves_of["excluded"], leaves_of["candidates"], "open" if renormalised else self.among)
+        answers = [(held.items[leaves].astype(np.int64), values) for leaves, values in found]
+        return self.ordered(task, asks, answers, k) if again else answers
+
+    def shown(self, task: str, asks: Sequence[Ask]) -> Sequence[Ask]:
+        """Without what this model's searches do not look at."""
+        hidden = task == "search" and not self.config["history_in_search"]
+        return [ask._replace(items=ask.items[:0], searched=()) for ask in asks] if hidden else asks
+
+    def ordered(self, task: str, asks: Sequence[Ask], answers: Sequence[Answer], k: int) -> list[Answer]:
+        """The best `k` of each answer by what `order` says that its score and its likeness to the history count; of equals the first."""
+        weights = self.order[task]
+        each = np.array([weights[name] for name in likeness.names(self.views)])
+        made = []
+        for (rows, scores), told in zip(answers, self.alike(asks, answers), strict=True):
+            totals = weights["first"] * scores + told @ each
+            best = np.argsort(-totals, kind="stable")[:k]
+            made.append((rows[best], totals[best]))
+        return made
+
+    @torch.inference_mode()
+    def alike(self, asks: Sequence[Ask], answers: Sequence[Answer]) -> list[np.ndarray]:
+        """Of each answer float64 [items, what `model.likeness` tells of them]."""
+        told = []
+        for begin in range(0, len(asks), COMPARED):
+            offered, chosen = [rows for rows, _ in answers[begin : begin + COMPARED]], asks[begin : begin + COMPARED]
+            history = newest(ragged([ask.items for ask in chosen]), LATEST)
+            found = likeness.likeness(self.views, torch.from_numpy(history).to(self.device), placed(offered, self.device, value=-1)).cpu().numpy()
+            told += [row[: len(rows)] for row, rows in zip(found, offered, strict=True)]
+        return told
 
     def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:
         """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from model.data import ragged
 from model.decode import Attention, Decoder, start_rows
+from model.likeness import DECIMALS, likeness, names
 from model.products import by_onednn
 from model.prompts import padded
 from model.questions import NO, TASKS, YES, Form, Prompts, newest
@@ -25,8 +26,6 @@ from model.views import Match, Views, bag
 from model.vocabulary import PAD
 
 REQUESTS = 256  # compared with their candidates at a time
-LIKE_DECIMALS = 5  # of a cosine: the last bits depend on what is compared beside it
-LIKENESS = ("mean", "nearest", "latest")  # of a candidate to the items of a history
 BATCH_TOKENS = 1 << 13  # slots and words of a pass through the blocks; on a CPU they stay in its cache (1 << 15 is 1.3 times slower)
 
 
@@ -128,8 +127,7 @@ class Scorer:
 
     def known(self, task: str) -> list[str]:
         """What `evidence` tells of a candidate."""
-        views = [f"{view} {how}" for view in self.form.views for how in LIKENESS]
-        return ["odds", *views, *(["query"] if task == "search" and "semantic" in self.form.views else [])]
+        return ["odds", *names(self.form.views), *(["query"] if task == "search" and "semantic" in self.form.views else [])]
 
     @torch.inference_mode()
     def evidence(
@@ -141,18 +139,13 @@ class Scorer:
         for begin in range(0, len(candidates), REQUESTS):
             items = filled(candidates[begin : begin + REQUESTS], self.device)
             history = torch.from_numpy(newest(ragged(histories[begin : begin + REQUESTS]), self.limit)).to(self.device)
-            present, columns = (history >= 0)[:, None], []
-            for name in self.form.views:
-                offered, had = (F.normalize(self.table[name][rows], dim=2) for rows in (items, history.clamp(min=0)))
-                near = offered @ had.transpose(1, 2) * present
-                highest = near.masked_fill(~present, -1.0).amax(dim=2) * present.any(dim=2)
-                columns += [near.sum(dim=2) / present.sum(dim=2).clamp(min=1), highest, near[..., 0]]
+            told = likeness({name: self.table[name] for name in self.form.views}, history, items)
             if "query" in self.known(task):
                 asked = torch.from_numpy(padded(queries[begin : begin + REQUESTS])).to(self.device)
                 query = F.normalize(bag(self.t5.weights["shared.weight"], asked), dim=1)
-                columns.append((F.normalize(self.table["semantic"][items], dim=2) @ query[:, :, None])[..., 0])
-            told = torch.stack(columns, dim=-1).double().round(decimals=LIKE_DECIMALS).cpu().numpy()
-            made += [np.column_stack([found, row[: len(found)]]) for found, row in zip(odds[begin : begin + REQUESTS], told, strict=True)]
+                alike = F.normalize(self.table["semantic"][items], dim=2) @ query[:, :, None]
+                told = torch.cat([told, alike.double().round(decimals=DECIMALS)], dim=2)
+            made += [np.column_stack([found, row[: len(found)]]) for found, row in zip(odds[begin : begin + REQUESTS], told.cpu().numpy(), strict=True)]
         return made
 
     @by_onednn()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model import artifact, corpus, data, initial
+from model import artifact, choice, corpus, data, initial, likeness
 from model.derived import derived
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
@@ -18,7 +18,7 @@ from model.neighbours import neighbours
 from model.phrasings import phrasing_of
 from model.pointers import Pointers, carried, pointing
 from model.prompts import Ask
-from model.rank import Ranker
+from model.rank import DEEP, LIKENESS, Answer, Ranker
 from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
 from model.valid import CERTAIN, FREE, Valid
@@ -29,6 +29,8 @@ TRUSTS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # `Pointers.trust`; validation of three
 
 class UnifiedTraining(Training):
     def load_data(self) -> None:
+        self.views: dict[str, torch.Tensor] = {}
+        self.order: dict[str, dict[str, float]] = {}
         spec, seed = self.spec, self.settings["seed"]
         self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
         self.item_ids, codes = data.read_identifiers(*spec["tables"]["item_identifiers"], corpus.day_of(spec), spec["scheme"])
@@ -78,6 +80,9 @@ class UnifiedTraining(Training):
             texts = carried(vocabulary, corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
             near = neighbours(self.train, len(self.item_ids), settings["neighbours"]) if settings["neighbours"] else None
             model.pointers = Pointers.of(texts, vocabulary.text_size, near)
+        if settings["likeness"]:
+            vectors = initial.item_views(*self.spec["tables"]["item_embeddings"], corpus.day_of(self.spec), self.item_ids)
+            self.views = {f"{LIKENESS}{view}": torch.from_numpy(rows).half().to(self.device) for view, rows in vectors.items()}
         if settings["item_init"] == "vectors":
             self.begin_rows(model)
         if self.spec["parent"]:
@@ -99,12 +104,12 @@ class UnifiedTraining(Training):
             embedding[known] = rows[known].to(embedding.dtype)
 
     def kept(self) -> dict[str, torch.Tensor]:
-        return artifact.weights_of(self.model) | (self.model.pointers.kept() if self.model.pointers else {})
+        return artifact.weights_of(self.model) | (self.model.pointers.kept() if self.model.pointers else {}) | self.views
 
     def config(self) -> dict[str, Any]:
         told = {"t5": self.model.shape(), "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
         kept = ("max_query_tokens", "history_in_search", "history_per_behaviour", "behaviour_tokens", "softmax", "answer_precision")
-        return told | {key: self.settings[key] for key in kept}
+        return told | {key: self.settings[key] for key in kept} | ({"order": self.order} if self.order else {})
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
         rng = np.random.default_rng((self.settings["seed"], 1, self.progress.step, self.rank))
@@ -135,7 +140,25 @@ class UnifiedTraining(Training):
         return nodes
 
     def settle(self) -> None:
-        """How far the answers to each task trust neighbours."""
+        """How far the answers to each task trust neighbours; then what counts how much in the order of its best ones."""
+        self.settle_trust()
+        if self.views:
+            self.order = self.settled_order()
+
+    def settled_order(self) -> dict[str, dict[str, float]]:
+        """Of each task by what its valid examples chose among what the model answers them (`model.choice`): they are new to it."""
+        ranker, order = self.ranker(), {}
+        names = ["first", *likeness.names(ranker.views)]
+        for task in (task for task in SERVED if task in self.tasks):
+            held, asks, answers = self.answered(ranker, task, DEEP)
+            known = [np.column_stack([scores, told]) for (_, scores), told in zip(answers, ranker.alike(ranker.shown(task, asks), answers), strict=True)]
+            if known:
+                weights = choice.fit(known, [rank_of(rows, target) - 1 for (rows, _), target in zip(answers, held.target, strict=True)])
+                order[task] = dict(zip(names, weights.tolist(), strict=True))
+                log.info("%s: answers are in the order of %s", task, " + ".join(f"{weight:.3g} · {name}" for name, weight in order[task].items()))
+        return order
+
+    def settle_trust(self) -> None:
         if not (self.model.pointers and self.settings["neighbours"]):
             return
         trust, found = self.model.pointers.trust, []
@@ -151,18 +174,24 @@ class UnifiedTraining(Training):
     def validate(self) -> dict[str, float]:
         """Over the whole catalogue."""
         self.model.eval()
-        ranker = Ranker(self.kept(), self.vocabulary, self.item_ids, self.config(), {})
-        figures = {}
+        ranker, figures = self.ranker(), {}
         for task in (task for task in SERVED if task in self.tasks):
-            held = self.valid.take(np.flatnonzero(self.valid.task == self.valid.tasks.index(task)))
+            held, _, answers = self.answered(ranker, task, 10)
             if not len(held):
                 continue
-            asks = [held.ask(row) for row in range(len(held))]
-            hidden = [ask.items for ask in asks] if task == "recommend" and self.spec["exclude_seen"] else None
-            answers = ranker.rank_asks(task, asks, 10, 20, hidden)
             ranks = np.array([rank_of(answer[0], target) for answer, target in zip(answers, held.target, strict=True)])
             figures |= {f"{task}_ndcg@10": ndcg_at(ranks, 10), f"{task}_recall@10": recall_at(ranks, 10)}
         return figures
+
+    def ranker(self) -> Ranker:
+        return Ranker(self.kept(), self.vocabulary, self.item_ids, self.config(), {})
+
+    def answered(self, ranker: Ranker, task: str, k: int) -> tuple[data.Examples, list[Ask], list[Answer]]:
+        """The task's valid examples, what they ask, and what is answered."""
+        held = self.valid.take(np.flatnonzero(self.valid.task == self.valid.tasks.index(task)))
+        asks = [held.ask(row) for row in range(len(held))]
+        hidden = [ask.items for ask in asks] if task == "recommend" and self.spec["exclude_seen"] else None
+        return held, asks, ranker.rank_asks(task, asks, k, 20, hidden)
 
 
 def rank_of(answer: np.ndarray, target: int) -> int:

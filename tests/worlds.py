@@ -51,8 +51,11 @@ CORPORA_SCHEMA = pa.schema(
 )
 
 
+TABLES = ("corpora", "items", "item_identifiers", "item_embeddings")
+
+
 def write_lake(root: Path, rows: list[dict[str, Any]], codes: np.ndarray | dict[str, np.ndarray] | None = None, scheme: str = "atomic") -> dict[str, list[Any]]:
-    """Write corpora, items and item_identifiers (codes of a view, or of each) as Delta tables.
+    """Write corpora, items, item_identifiers (codes of a view, or of each) and item_embeddings (by chance) as Delta tables.
 
     Returns name → [path, version], as a training's specification pins them.
     """
@@ -73,7 +76,15 @@ def write_lake(root: Path, rows: list[dict[str, Any]], codes: np.ndarray | dict[
         }
     )
     write_deltalake(str(root / "item_identifiers"), named, partition_by=["ds", "scheme"], mode="overwrite")
-    return {name: [str(root / name), None] for name in ("corpora", "items", "item_identifiers")}
+    vectors = np.random.default_rng(0).normal(size=(2, len(ITEMS), 4)).astype(np.float32)
+    embedded = {
+        "item_id": ITEMS * 2,
+        "view": ["text"] * len(ITEMS) + ["behaviour"] * len(ITEMS),
+        "vector": [row.tolist() for rows in vectors for row in rows],
+        "ds": pa.array([DAY] * 2 * len(ITEMS)),
+    }
+    write_deltalake(str(root / "item_embeddings"), pa.table(embedded), partition_by=["ds", "view"], mode="overwrite")
+    return {name: [str(root / name), None] for name in TABLES}
 
 
 def training_spec(root: Path, scheme: str = "atomic", **settings: Any) -> dict[str, Any]:
@@ -91,10 +102,11 @@ def training_spec(root: Path, scheme: str = "atomic", **settings: Any) -> dict[s
         "learning_rate": 1e-3,
         "checkpoint_steps": 10_000,
         "item_init": "random",
+        "likeness": False,
     }
     return {
         "day": DAY.isoformat(),
-        "tables": {name: [str(root / name), None] for name in ("corpora", "items", "item_identifiers")},
+        "tables": {name: [str(root / name), None] for name in TABLES},
         "valid_from": (test_from - timedelta(days=1)).isoformat(),
         "test_from": test_from.isoformat(),
         "scheme": scheme,
