@@ -211,9 +211,9 @@ class Train(Section):
         ge=0,
         description="items kept of each that the same people had close to it, at which it points (train.pointers); 0: it points at itself alone",
     )
-    likeness: bool = Field(
+    similarity: bool = Field(
         default=True,
-        description="the best answers are ordered again by their score and by how like they are to the history in item_embeddings, weighed by what "
+        description="the best answers are ordered again by their score and their similarity to the history in item_embeddings, weighed by what "
         "validation's requests chose",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
@@ -275,7 +275,7 @@ class Gensr(Section):
     first_pool: int = Field(default=50, ge=1, description="best answers of the first stage that they are drawn from")
     blend: bool = Field(
         default=True,
-        description="order by the first stage's score, the odds and how like a candidate is to the history in each view, weighed by what validation's "
+        description="order by the first stage's score, the odds and the similarity to the history in each view, weighed by what validation's "
         "requests chose; false: by the odds alone (the paper)",
     )
 

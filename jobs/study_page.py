@@ -30,6 +30,7 @@ PURITY = (
     "Output rows (the output matrix, not the input one): share of an item's 19 nearest rows, by cosine, that share its taste (what co-occurs) or its topic "
     "(what queries mean); chance is 0.019. Taste can be learnt from recommendation, topic from search alone; at redundancy 1 they are one."
 )
+NARROWEST = 0.2  # of the highest value: what an axis of the trade-off shows at least
 METHODS = ("joint", "single", "same_steps", "shuffled", "oracle", "count_single", "count_joint")
 # name of a figure → in words, colour, line
 WITHOUT = {
@@ -195,9 +196,6 @@ def parts(day: date, recipe: str, reached: dict[tuple[str, str], Interval], gain
         "Every variant was trained for the same epochs.</p>"
     )
     return whole(day, made)
-
-
-NARROWEST = 0.2  # of the highest value: what an axis of the trade-off shows at least
 
 
 def trade_off(reached: dict[tuple[str, str], Interval]) -> str:

@@ -91,6 +91,15 @@ class Examples:
         return Ask(self.tasks[self.task[row]], self.history[row], searched, self.query[row].tolist(), int(self.target[row]))
 
 
+def newest(histories: Ragged, limit: int) -> np.ndarray:
+    """int64 [R, limit]: each history's distinct items, the newest first, -1 behind them. An item counts once, where it stood last."""
+    rows = np.full((len(histories), limit), -1, dtype=np.int64)
+    for i in range(len(histories)):
+        distinct = list(dict.fromkeys(histories[i][::-1].tolist()))[:limit]
+        rows[i, : len(distinct)] = distinct
+    return rows
+
+
 def read_table(path: str, version: int | None, columns: Sequence[str], day: date | None = None, until: date | None = None) -> pa.Table:
     """Columns of a Delta table at a version: all of it, or its day, or its days up to one."""
     # Large: histories of three million rows hold more than the 2 GiB that 32-bit offsets can tell apart.

@@ -6,7 +6,7 @@ the night's `item_embeddings` (text and behaviour joined, whatever the items are
 leave-one-out, two epochs: Recall@10 .065 against .011 from random rows. numpy and scipy only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import numpy as np
@@ -21,10 +21,9 @@ VIEWS = ("behaviour", "text")
 WORDS = 512  # tokens of an item's text that are read
 
 
-def item_vectors(path: str, version: int | None, day: date, item_ids: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """float32 [items, width]: the views side by side, centred, brought to the width; zeros for an item of which nothing is known."""
-    views = item_views(path, version, day, item_ids).values()
-    return to_width(np.concatenate([centred(vectors) for vectors in views], axis=1), width, seed)
+def item_vectors(views: Mapping[str, np.ndarray], width: int, seed: int) -> np.ndarray:
+    """float32 [items, width]: the views of `item_views` side by side, centred, brought to the width; zeros for an item of which nothing is known."""
+    return to_width(np.concatenate([centred(vectors) for vectors in views.values()], axis=1), width, seed)
 
 
 def item_views(path: str, version: int | None, day: date, item_ids: Sequence[str]) -> dict[str, np.ndarray]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from model import negatives
 from model.contrast import contrast
-from model.data import Examples, Ragged, as_integers
+from model.data import Examples, Ragged, as_integers, newest
 from model.gensr import cross_entropy
-from model.questions import TASKS, Prompts, newest
+from model.questions import TASKS, Prompts
 from model.unified import parameter_groups
 from model.vocabulary import Vocabulary
 

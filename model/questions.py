@@ -98,15 +98,6 @@ def words(vocabulary: Vocabulary, text: str) -> list[int]:
     return vocabulary.tokenizer.encode(text.strip(), add_special_tokens=False).ids
 
 
-def newest(histories: Ragged, limit: int) -> np.ndarray:
-    """int64 [R, limit]: each history's distinct items, the newest first, -1 behind them. An item counts once, where it stood last."""
-    rows = np.full((len(histories), limit), -1, dtype=np.int64)
-    for i in range(len(histories)):
-        distinct = list(dict.fromkeys(histories[i][::-1].tolist()))[:limit]
-        rows[i, : len(distinct)] = distinct
-    return rows
-
-
 def text_rows(texts: Ragged, limit: int) -> np.ndarray:
     """int64 [items, limit]: each item's first tokens, PAD behind them."""
     rows = np.full((len(texts), limit), PAD, dtype=np.int64)

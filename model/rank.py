@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import artifact, likeness, trie
-from model.data import ragged
+from model import artifact, choice, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
 from model.pointers import PREFIX, Pointers, pointing
 from model.prompts import Ask, padded
-from model.questions import newest
 from model.recipes import RECIPES, SERVED
+from model.similarity import names, similarity
 from model.spread import Spread
 from model.vocabulary import EOS, PAD, Vocabulary
 
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 Answer = tuple[np.ndarray, np.ndarray]
 NOTHING: Answer = (np.empty(0, np.int64), np.empty(0, np.float64))
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LIKENESS = "likeness."  # before the names of the artifact's views
+VIEWS = "item_views."  # before the names of an artifact's views of its items
 LATEST = 20  # distinct items of a history that candidates are compared with
-DEEP, COMPARED = 100, 256  # answers of one token that are ordered again (of several, those of all beams); requests compared at a time
+DEEP = 100  # answers of one token that are ordered again
 BATCH_CELLS = 1 << 24  # scores held at once by a decoding step (floats): 64 MiB
 CPU_BATCH, BATCH = 32, 256  # requests; on a CPU what a step touches then stays in the cache: 256 are 1.3 times slower
 # Batches are of so many requests and tokens, or a multiple: oneDNN makes and keeps a kernel for each shape, 300 MB of them after 5,000 requests of all shapes.
@@ -57,9 +56,9 @@ class Ranker:
         self.tasks = tuple(task for task in SERVED if task in config["tasks"])
         self.pointers = Pointers.loaded(weights, len(self.item_ids)) if f"{PREFIX}weight" in weights else None
         self.spreads = {view: Spread(held).to(self.device) for view, held in self.tries.items()} if self.pointers else {}
+        self.views = {name.removeprefix(VIEWS): rows for name, rows in weights.items() if name.startswith(VIEWS)}
+        self.order: Mapping[str, Mapping[str, float]] = config.get("order", {})
         # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
-        self.views = {name.removeprefix(LIKENESS): rows for name, rows in weights.items() if name.startswith(LIKENESS)}
-        self.order = config.get("order", {})
         self.among = "valid" if self.pointers else config.get("softmax", "all") if vocabulary.depth > 1 else "all"
 
     def rank(
@@ -118,8 +117,8 @@ class Ranker:
             for name, of_asks in (("excluded", excluded), ("candidates", candidates))
         }
         again = candidates is None and task in self.order
-        depth = max(k, beams, DEEP if self.vocabulary.depth == 1 else 0) if again else k
-        found = self.answers(task, asks, constraint, depth, beams, leaves_of["excluded"], leaves_of["candidates"], "open" if renormalised else self.among)
+        most = self.depth(k, beams) if again else k
+        found = self.answers(task, asks, constraint, most, beams, leaves_of["excluded"], leaves_of["candidates"], "open" if renormalised else self.among)
         answers = [(held.items[leaves].astype(np.int64), values) for leaves, values in found]
         return self.ordered(task, asks, answers, k) if again else answers
 
@@ -128,27 +127,27 @@ class Ranker:
         hidden = task == "search" and not self.config["history_in_search"]
         return [ask._replace(items=ask.items[:0], searched=()) for ask in asks] if hidden else asks
 
+    def depth(self, k: int, beams: int) -> int:
+        """How many answers are ordered again: more cost next to nothing where an answer is one token, and a beam each where it is several."""
+        return max(k, beams, DEEP if self.vocabulary.depth == 1 else 0)
+
     def ordered(self, task: str, asks: Sequence[Ask], answers: Sequence[Answer], k: int) -> list[Answer]:
-        """The best `k` of each answer by what `order` says that its score and its likeness to the history count; of equals the first."""
-        weights = self.order[task]
-        each = np.array([weights[name] for name in likeness.names(self.views)])
+        """The best `k` of each answer by the utility that the task's weights in `order` give its features; of equals the first."""
         made = []
-        for (rows, scores), told in zip(answers, self.alike(asks, answers), strict=True):
-            totals = weights["first"] * scores + told @ each
-            best = np.argsort(-totals, kind="stable")[:k]
-            made.append((rows[best], totals[best]))
+        for (rows, _), of_answer in zip(answers, self.features(asks, answers), strict=True):
+            utility = choice.utility(self.order[task], self.feature_names, of_answer)
+            best = np.argsort(-utility, kind="stable")[:k]
+            made.append((rows[best], utility[best]))
         return made
 
-    @torch.inference_mode()
-    def alike(self, asks: Sequence[Ask], answers: Sequence[Answer]) -> list[np.ndarray]:
-        """Of each answer float64 [items, what `model.likeness` tells of them]."""
-        told = []
-        for begin in range(0, len(asks), COMPARED):
-            offered, chosen = [rows for rows, _ in answers[begin : begin + COMPARED]], asks[begin : begin + COMPARED]
-            history = newest(ragged([ask.items for ask in chosen]), LATEST)
-            found = likeness.likeness(self.views, torch.from_numpy(history).to(self.device), placed(offered, self.device, value=-1)).cpu().numpy()
-            told += [row[: len(rows)] for row, rows in zip(found, offered, strict=True)]
-        return told
+    @property
+    def feature_names(self) -> list[str]:
+        return [choice.SCORE, *names(self.views)]
+
+    def features(self, asks: Sequence[Ask], answers: Sequence[Answer]) -> list[np.ndarray]:
+        """Of each answer float64 [items, `feature_names`]."""
+        told = similarity(self.views, [ask.items for ask in asks], [rows for rows, _ in answers], LATEST)
+        return [np.column_stack([scores, of_items]) for (_, scores), of_items in zip(answers, told, strict=True)]
 
     def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:
         """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from model import choice
 from model.questions import Form, Prompts
 from model.score import Scorer
 from model.vocabulary import Vocabulary
@@ -38,8 +39,8 @@ class Reranker:
         begun: Sequence[Mapping[str, float]] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> list[Answer]:
-        """Each request's (item_ids, scores float64), at most `k`, best first. A score is the log-odds; with `begun`, the candidates' scores of before, and
-        `weights`, it is weights["first"] · that + those of all that `Scorer.evidence` tells.
+        """Each request's (item_ids, scores float64), at most `k`, best first. A score is the log-odds; with `begun`, the scores that the candidates came with,
+        and `weights`, the utility that these give to `Scorer.features`.
 
         histories: oldest first, mappings with `item_id`. queries: text, None for recommend. candidates: item_ids, known to the model or not; one that comes
         twice is one candidate.
@@ -54,9 +55,8 @@ class Reranker:
         if begun is None or weights is None:
             scores = self.scorer.score(task, seen, encoded, numbers)
         else:
-            told = self.scorer.evidence(task, seen, encoded, numbers)
-            each = np.array([weights.get(name, 0.0) for name in self.scorer.known(task)])
-            scores = [weights["first"] * np.array([of[item] for item in items]) + found @ each for of, items, found in zip(begun, asked, told, strict=True)]
+            names, before = self.scorer.feature_names(task), [[of[item] for item in items] for of, items in zip(begun, asked, strict=True)]
+            scores = [choice.utility(weights, names, of) for of in self.scorer.features(task, seen, encoded, numbers, before)]
         return [best(items, found, k) for items, found in zip(asked, scores, strict=True)]
 
 

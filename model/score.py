@@ -1,4 +1,4 @@
-"""Requests × candidates → log-odds of Yes, and how like the candidate is to the history in each view: gensr at night, from arrays and a plain dict of weights.
+"""Requests × candidates → log-odds of Yes, and the features by which candidates are ordered: gensr at night, from arrays and a plain dict of weights.
 
 Same numbers as `GenSR` (a test holds them to 1e-5); no transformers is imported, so that a Spark worker starts fast. What does not depend on the candidate is
 done once: item vectors and candidate slots per model, the views' layer over a history and the encoder's pass over a prompt's words per request. Exact, since
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.data import ragged
+from model import choice
+from model.data import newest, ragged
 from model.decode import Attention, Decoder, start_rows
-from model.likeness import DECIMALS, likeness, names
 from model.products import by_onednn
 from model.prompts import padded
-from model.questions import NO, TASKS, YES, Form, Prompts, newest
+from model.questions import NO, TASKS, YES, Form, Prompts
+from model.similarity import DECIMALS, names, similarity
 from model.slots import embed
 from model.views import Match, Views, bag
 from model.vocabulary import PAD
 
-REQUESTS = 256  # compared with their candidates at a time
 BATCH_TOKENS = 1 << 13  # slots and words of a pass through the blocks; on a CPU they stay in its cache (1 << 15 is 1.3 times slower)
 
 
@@ -125,28 +125,32 @@ class Scorer:
                 answers[i] = row[: len(candidates[i])].astype(np.float64)
         return answers
 
-    def known(self, task: str) -> list[str]:
-        """What `evidence` tells of a candidate."""
-        return ["odds", *names(self.form.views), *(["query"] if task == "search" and "semantic" in self.form.views else [])]
+    def feature_names(self, task: str) -> list[str]:
+        return [choice.SCORE, "odds", *names(self.form.views), *(["query"] if self.meets(task) else [])]
+
+    def meets(self, task: str) -> bool:
+        """Whether a candidate's text can be compared with what is asked."""
+        return task == "search" and "semantic" in self.form.views
 
     @torch.inference_mode()
-    def evidence(
-        self, task: str, histories: Sequence[Sequence[int]], queries: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
+    def features(
+        self,
+        task: str,
+        histories: Sequence[Sequence[int]],
+        queries: Sequence[Sequence[int]],
+        candidates: Sequence[Sequence[int]],
+        scores: Sequence[Sequence[float]],
     ) -> list[np.ndarray]:
-        """float64 [candidates, what is `known`] for each request: the log-odds of `score`, and cosines, 0 where there is nothing to compare: in each view of a
-        candidate and the history's items, their mean, the highest and that of the latest; of its text and a search's query."""
-        odds, made = self.score(task, histories, queries, candidates), list[np.ndarray]()
-        for begin in range(0, len(candidates), REQUESTS):
-            items = filled(candidates[begin : begin + REQUESTS], self.device)
-            history = torch.from_numpy(newest(ragged(histories[begin : begin + REQUESTS]), self.limit)).to(self.device)
-            told = likeness({name: self.table[name] for name in self.form.views}, history, items)
-            if "query" in self.known(task):
-                asked = torch.from_numpy(padded(queries[begin : begin + REQUESTS])).to(self.device)
-                query = F.normalize(bag(self.t5.weights["shared.weight"], asked), dim=1)
-                alike = F.normalize(self.table["semantic"][items], dim=2) @ query[:, :, None]
-                told = torch.cat([told, alike.double().round(decimals=DECIMALS)], dim=2)
-            made += [np.column_stack([found, row[: len(found)]]) for found, row in zip(odds[begin : begin + REQUESTS], told.cpu().numpy(), strict=True)]
-        return made
+        """float64 [candidates, `feature_names`] for each request: the score they came with, the log-odds of `score`, their similarity to the history in each
+        view, and the cosine of text and query, 0 where either is empty."""
+        odds, views = self.score(task, histories, queries, candidates), {name: self.table[name] for name in self.form.views}
+        made = [np.column_stack(of) for of in zip(scores, odds, similarity(views, histories, candidates, self.limit), strict=True)]
+        if not self.meets(task) or not made:
+            return made
+        asked = F.normalize(bag(self.t5.weights["shared.weight"], torch.from_numpy(padded(queries)).to(self.device)), dim=1)
+        texts = (F.normalize(self.table["semantic"][torch.tensor(items, dtype=torch.int64)], dim=1) for items in candidates)
+        met = [(text @ query).double().round(decimals=DECIMALS).cpu().numpy() for text, query in zip(texts, asked, strict=True)]
+        return [np.column_stack(of) for of in zip(made, met, strict=True)]
 
     @by_onednn()
     @torch.inference_mode()

@@ -7,8 +7,8 @@ Reads corpora (the users, too) and items at the versions the specification pins;
 and `candidates`, where it is given, the folder of the first stage's artifact, and `depth`, how many of its items are to be ordered.
 
 The collaborative table is LightGCN's over the training rows alone. Behind a first stage, some of the wrong items are its own answers, and validation is of
-both together, over the whole catalogue; its requests, which neither stage has learned from, also tell what counts how much in the order (`model.choice`):
-the first stage's score, the odds, and how like the candidate is to the history in each view. Without one, validation ranks each right item among 99
+both together, over the whole catalogue; its requests, which neither stage has learned from, also weigh by what the candidates are ordered (`model.choice`):
+the first stage's score, the odds, and the similarity to the history in each view. Without one, validation ranks each right item among 99
 others, popular ones and (for a search) words' ones alike. An equal score counts against the right item.
 """
 
@@ -97,7 +97,7 @@ class PairTraining(Training):
         """Words begin at the vectors of the items that they name, as in `UnifiedTraining.begin_rows`."""
         shared, n = unified.t5.shared.weight, len(self.item_ids)
         table = *self.spec["tables"]["item_embeddings"], corpus.day_of(self.spec)
-        vectors = initial.item_vectors(*table, self.item_ids, shared.shape[1], self.settings["seed"])
+        vectors = initial.item_vectors(initial.item_views(*table, self.item_ids), shared.shape[1], self.settings["seed"])
         named = Vocabulary.build(self.vocabulary.tokenizer, self.vocabulary.text_size - len(MARKS), {"joint": np.arange(n)[:, None]})
         rows = torch.from_numpy(initial.token_rows(vectors, self.texts, named, INITIAL_STD))[: self.vocabulary.text_size]
         known = torch.cat([rows.abs().sum(dim=1) > 0, torch.zeros(len(shared) - len(rows), dtype=torch.bool)])
@@ -134,27 +134,25 @@ class PairTraining(Training):
         return figures
 
     def settle(self) -> None:
-        """What counts how much in the order of the first stage's answers."""
+        """The weights by which the first stage's answers are ordered."""
         if self.candidates is None or not self.spec["pairs"]["blend"]:
             return
         scorer = self.scorer()
         for task in self.tasks:
             self.weights[task] = self.weighed(scorer, task, np.flatnonzero(self.valid.task == TASKS.index(task)))[0]
-            log.info("%s: candidates are in the order of %s", task, " + ".join(f"{weight:.3g} · {name}" for name, weight in self.weights[task].items()))
+            log.info("%s: candidates are in the order of %s", task, choice.formula(self.weights[task]))
 
     def weighed(self, scorer: Scorer, task: str, rows: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
-        """By what the first stage's answers to these valid requests tell: each thing's weight, and the right items' ranks, int64 [rows], 0 for one that was
-        no candidate."""
+        """By which of the first stage's answers these valid requests chose: each feature's weight, and the right items' ranks, int64 [rows], 0 for one that
+        was no candidate."""
         held, (items, scores) = self.valid.take(rows), self.candidates
-        candidates, names = items.take(rows), ["first", *scorer.known(task)]
+        candidates, names = items.take(rows), scorer.feature_names(task)
         right = [int(np.append(np.flatnonzero(offered == target), -1)[0]) for offered, target in zip(candidates, held.target, strict=True)]
-        told = scorer.evidence(task, list(held.history), list(held.query), list(candidates))
-        known = [np.column_stack([scores[row], of]) for row, of in zip(rows, told, strict=True)]
-        blend = self.spec["pairs"]["blend"]
-        weights = choice.fit(known, right) if blend and known else np.eye(len(names))[names.index("first" if blend else "odds")]
-        totals = [of @ weights for of in known]
-        ranks = [int((total >= total[place]).sum()) if place >= 0 else 0 for total, place in zip(totals, right, strict=True)]
-        return dict(zip(names, weights.tolist(), strict=True)), np.array(ranks, np.int64)
+        features = scorer.features(task, list(held.history), list(held.query), list(candidates), [scores[row] for row in rows])
+        weights = choice.fit(names, features, right) if self.spec["pairs"]["blend"] else {"odds": 1.0}
+        utilities = [choice.utility(weights, names, of) for of in features]
+        ranks = [int((utility >= utility[place]).sum()) if place >= 0 else 0 for utility, place in zip(utilities, right, strict=True)]
+        return weights, np.array(ranks, np.int64)
 
     def scorer(self) -> Scorer:
         return Scorer(self.kept(), self.config(), self.prompts)

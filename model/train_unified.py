@@ -3,14 +3,14 @@
 Reads corpora, items, item_embeddings and item_identifiers at the versions the specification pins. Knows no checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from model import artifact, choice, corpus, data, initial, likeness
+from model import artifact, choice, corpus, data, initial
 from model.derived import derived
 from model.loop import BadCorpus, Training, log
 from model.metrics import ndcg_at, recall_at
@@ -18,18 +18,18 @@ from model.neighbours import neighbours
 from model.phrasings import phrasing_of
 from model.pointers import Pointers, carried, pointing
 from model.prompts import Ask
-from model.rank import DEEP, LIKENESS, Answer, Ranker
+from model.rank import VIEWS, Answer, Ranker
 from model.recipes import RECIPES, SERVED
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
 from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import Vocabulary
 
+BEAMS = 20  # of an answer to a valid example
 TRUSTS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # `Pointers.trust`; validation of three logs chose 1.5, 2, and of these the most
 
 
 class UnifiedTraining(Training):
     def load_data(self) -> None:
-        self.views: dict[str, torch.Tensor] = {}
         self.order: dict[str, dict[str, float]] = {}
         spec, seed = self.spec, self.settings["seed"]
         self.tasks = tuple(task for task in RECIPES[self.settings["recipe"]].tasks if task in self.settings["tasks"])
@@ -80,21 +80,22 @@ class UnifiedTraining(Training):
             texts = carried(vocabulary, corpus.item_texts(self.spec, self.item_ids), initial.WORDS)
             near = neighbours(self.train, len(self.item_ids), settings["neighbours"]) if settings["neighbours"] else None
             model.pointers = Pointers.of(texts, vocabulary.text_size, near)
-        if settings["likeness"]:
-            vectors = initial.item_views(*self.spec["tables"]["item_embeddings"], corpus.day_of(self.spec), self.item_ids)
-            self.views = {f"{LIKENESS}{view}": torch.from_numpy(rows).half().to(self.device) for view, rows in vectors.items()}
-        if settings["item_init"] == "vectors":
-            self.begin_rows(model)
+        begin, views = settings["item_init"] == "vectors", {}
+        if begin or settings["similarity"]:
+            views = initial.item_views(*self.spec["tables"]["item_embeddings"], corpus.day_of(self.spec), self.item_ids)
+        if begin:
+            self.begin_rows(model, views)
+        self.views = {f"{VIEWS}{name}": torch.from_numpy(rows).half().to(self.device) for name, rows in views.items() if settings["similarity"]}
         if self.spec["parent"]:
             weights, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
             adopt(model, weights, held, vocabulary)
         return model
 
     @torch.no_grad()
-    def begin_rows(self, model: UnifiedModel) -> None:
+    def begin_rows(self, model: UnifiedModel, views: Mapping[str, np.ndarray]) -> None:
         """Identifier rows (and, from scratch, text rows) begin at the items' vectors; a checkpoint's own words keep what they mean."""
         spec, weight = self.spec, model.t5.shared.weight
-        vectors = initial.item_vectors(*spec["tables"]["item_embeddings"], corpus.day_of(spec), self.item_ids, weight.shape[1], self.settings["seed"])
+        vectors = initial.item_vectors(views, weight.shape[1], self.settings["seed"])
         std = INITIAL_STD if self.settings["backbone"] in SIZES else float(weight[: self.vocabulary.text_size].std())
         rows = torch.from_numpy(initial.token_rows(vectors, corpus.item_texts(spec, self.item_ids), self.vocabulary, std))
         known = rows.abs().sum(dim=1) > 0
@@ -140,25 +141,22 @@ class UnifiedTraining(Training):
         return nodes
 
     def settle(self) -> None:
-        """How far the answers to each task trust neighbours; then what counts how much in the order of its best ones."""
+        """How far the answers to each task trust neighbours, and then by which weights the best of them are ordered."""
         self.settle_trust()
         if self.views:
-            self.order = self.settled_order()
+            self.settle_order()
 
-    def settled_order(self) -> dict[str, dict[str, float]]:
-        """Of each task by what its valid examples chose among what the model answers them (`model.choice`): they are new to it."""
-        ranker, order = self.ranker(), {}
-        names = ["first", *likeness.names(ranker.views)]
+    def settle_order(self) -> None:
+        """By which of their answers the valid examples chose (`model.choice`): they are new to the model."""
+        ranker = self.ranker()
         for task in (task for task in SERVED if task in self.tasks):
-            held, asks, answers = self.answered(ranker, task, DEEP)
-            known = [np.column_stack([scores, told]) for (_, scores), told in zip(answers, ranker.alike(ranker.shown(task, asks), answers), strict=True)]
-            if known:
-                weights = choice.fit(known, [rank_of(rows, target) - 1 for (rows, _), target in zip(answers, held.target, strict=True)])
-                order[task] = dict(zip(names, weights.tolist(), strict=True))
-                log.info("%s: answers are in the order of %s", task, " + ".join(f"{weight:.3g} · {name}" for name, weight in order[task].items()))
-        return order
+            held, asks, answers = self.answered(ranker, task, ranker.depth(10, BEAMS))
+            chosen = [rank_of(rows, target) - 1 for (rows, _), target in zip(answers, held.target, strict=True)]
+            self.order[task] = choice.fit(ranker.feature_names, ranker.features(ranker.shown(task, asks), answers), chosen)
+            log.info("%s: answers are in the order of %s", task, choice.formula(self.order[task]))
 
     def settle_trust(self) -> None:
+        """How far the answers to each task trust neighbours."""
         if not (self.model.pointers and self.settings["neighbours"]):
             return
         trust, found = self.model.pointers.trust, []
@@ -191,7 +189,7 @@ class UnifiedTraining(Training):
         held = self.valid.take(np.flatnonzero(self.valid.task == self.valid.tasks.index(task)))
         asks = [held.ask(row) for row in range(len(held))]
         hidden = [ask.items for ask in asks] if task == "recommend" and self.spec["exclude_seen"] else None
-        return held, asks, ranker.rank_asks(task, asks, k, 20, hidden)
+        return held, asks, ranker.rank_asks(task, asks, k, BEAMS, hidden)
 
 
 def rank_of(answer: np.ndarray, target: int) -> int:

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from model.artifact import MANIFEST
+from model.choice import SCORE
 from model.rank import Answer, Ranker
 from model.rerank import Answer as Ordered
 from model.rerank import Reranker
 
 
 class TwoStage:
-    """depth: candidates that the first stage gives, at least as many as are asked for. weights: task → what counts how much, by name: the first stage's score
-    and what `Scorer.evidence` tells; of a task without, the log-odds alone are the order. A number, of earlier artifacts: the log-odds' beside the score."""
+    """depth: candidates that the first stage gives, at least as many as are asked for. weights: task → weight of each of `Scorer.features`, whose score is the
+    first stage's; of a task without, the log-odds alone are the order. A number, of earlier artifacts: the log-odds' beside the score."""
 
     def __init__(self, first: Ranker, second: Reranker, depth: int, weights: Mapping[str, Mapping[str, float] | float]):
         self.first, self.second, self.depth = first, second, depth
-        self.weights = {task: {"first": 1.0, "odds": each} if isinstance(each, float) else each for task, each in weights.items()}
+        self.weights = {task: {SCORE: 1.0, "odds": each} if isinstance(each, float) else each for task, each in weights.items()}
         self.item_ids = first.item_ids
 
     def rank(

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from model import pair_worlds, pairs, score
-from model.data import Ragged, ragged
+from model.data import Ragged, newest, ragged
 from model.gensr import GenSR
 from model.information import entropy
 from model.pairs import Drawing
-from model.questions import TASKS, Form, Prompts, newest, text_rows
+from model.questions import TASKS, Form, Prompts, text_rows
 from model.slots import mark
 from model.unified import from_sizes
 from model.vocabulary import EOS

@@ -47,7 +47,7 @@ def reranker(folder: Path) -> Reranker:
     return Reranker(weights, vocabulary, item_ids, config)
 
 
-WEIGHTS = {"first": 1.0, "odds": 0.3, "collaborative nearest": 2.0, "semantic mean": -1.5, "query": 4.0}
+WEIGHTS = {"score": 1.0, "odds": 0.3, "collaborative nearest": 2.0, "semantic mean": -1.5, "query": 4.0}
 
 
 def ranked(reranker: Reranker, task: str, candidates: list[list[str]], queries: list[str | None] = QUERIES, k: int = 20) -> list:
@@ -69,17 +69,18 @@ def test_what_is_told_of_a_candidate_by_loops(reranker: Reranker, task: str) -> 
     queries, candidates = reranker.vocabulary.encode(["red car", "", "drum"], 4), [[1, 4, -1], [], [5, 6]]
     rows = {name: table.numpy() for name, table in scorer.table.items()}
     query = bag(scorer.t5.weights["shared.weight"], torch.from_numpy(padded(queries))).numpy()
-    told = scorer.evidence(task, histories, queries, candidates)
+    told = scorer.features(task, histories, queries, candidates, [[0.5] * len(offered) for offered in candidates])
     for i, (offered, latest) in enumerate(zip(candidates, ([7, 3], [], [6, 1, 5, 4, 3]), strict=True)):
-        assert told[i].shape == (len(offered), len(scorer.known(task))) and scorer.known(task)[0] == "odds"
-        np.testing.assert_array_equal(told[i][:, 0], scorer.score(task, histories, queries, candidates)[i])
+        assert told[i].shape == (len(offered), len(scorer.feature_names(task))) and scorer.feature_names(task)[:2] == ["score", "odds"]
+        assert (told[i][:, 0] == 0.5).all()
+        np.testing.assert_array_equal(told[i][:, 1], scorer.score(task, histories, queries, candidates)[i])
         for item, found in zip(offered, told[i], strict=True):
             expected = []
             for name in ("collaborative", "semantic"):
                 near = [cosine(rows[name][item], rows[name][other]) for other in latest] or [0.0]
                 expected += [np.mean(near), max(near), near[0]]
             expected += [cosine(rows["semantic"][item], query[i])] if task == "search" else []
-            np.testing.assert_allclose(found[1:], expected, atol=2e-5)
+            np.testing.assert_allclose(found[2:], expected, atol=2e-5)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

@@ -89,26 +89,27 @@ def test_stopped_and_started_again_it_ends_at_the_same_weights(lake: Path, tmp_p
 
 
 def test_scores_are_those_of_both_stages(lake: Path) -> None:
-    """A score adds up what the artifact's weights say of the first stage's score, of the odds and of each likeness; without weights the order is of the odds
+    """A score adds up what the artifact's weights say of the first stage's score, of the odds and of each similarity; without weights the order is of the odds
     alone, with nothing but the first's it is the first's, and an earlier artifact's one number weighs the odds beside the first's."""
     found = rank.load(str(lake / "second"))
     names = [f"{view} {how}" for view in ("collaborative", "semantic") for how in ("mean", "nearest", "latest")]
-    assert {task: list(each) for task, each in found.weights.items()} == {"recommend": ["first", "odds", *names], "search": ["first", "odds", *names, "query"]}
+    assert {task: list(each) for task, each in found.weights.items()} == {"recommend": ["score", "odds", *names], "search": ["score", "odds", *names, "query"]}
     histories, nothing = [acts([start, (start + 2) % 12]) for start in range(12)], [None] * 12
     first = [dict(zip((found.item_ids[row] for row in rows), scores, strict=True)) for rows, scores in found.first.rank("recommend", histories, nothing, 6)]
     offered, second = [list(of) for of in first], found.second
     seen = [[second.rows[act["item_id"]] for act in history] for history in histories]
-    told = second.scorer.evidence("recommend", seen, [[]] * 12, [[second.rows[item] for item in of] for of in offered])
+    numbers, before = [[second.rows[item] for item in of] for of in offered], [list(of.values()) for of in first]
+    features = second.scorer.features("recommend", seen, [[]] * 12, numbers, before)
     asked = {
         "odds alone": (None, [0, 1, 0, 0, 0, 0, 0, 0]),
-        "first alone": ({"first": 1.0}, [1, 0, 0, 0, 0, 0, 0, 0]),
+        "first alone": ({"score": 1.0}, [1, 0, 0, 0, 0, 0, 0, 0]),
         "an earlier artifact": (2.0, [1, 2, 0, 0, 0, 0, 0, 0]),
-        "some": ({"semantic latest": -1.0, "first": 0.5, "collaborative nearest": 3.0, "odds": 2.0}, [0.5, 2, 0, 3, 0, 0, 0, -1]),
+        "some": ({"semantic latest": -1.0, "score": 0.5, "collaborative nearest": 3.0, "odds": 2.0}, [0.5, 2, 0, 3, 0, 0, 0, -1]),
     }
     for weights, each in asked.values():
         model = TwoStage(found.first, second, 6, {} if weights is None else {"recommend": weights})
-        for (rows, scores), of_first, known in zip(model.rank("recommend", histories, nothing, 6), first, told, strict=True):
-            expected = dict(zip(of_first, np.column_stack([list(of_first.values()), known]) @ each, strict=True))
+        for (rows, scores), of_first, of_items in zip(model.rank("recommend", histories, nothing, 6), first, features, strict=True):
+            expected = dict(zip(of_first, of_items @ each, strict=True))
             np.testing.assert_allclose(scores, [expected[found.item_ids[row]] for row in rows], atol=5e-4)
             assert len(rows) == 6 and (np.diff(scores) <= 0).all()
 
@@ -116,7 +117,7 @@ def test_scores_are_those_of_both_stages(lake: Path) -> None:
 def test_a_task_without_validation_requests_stays_in_the_first_stages_order(lake: Path) -> None:
     training = PairTraining(pair_spec(lake, lake / "artifact"))
     weights, ranks = training.weighed(training.scorer(), "search", np.empty(0, np.int64))
-    assert {name: weight for name, weight in weights.items() if weight} == {"first": 1.0} and not len(ranks)
+    assert {name: weight for name, weight in weights.items() if weight} == {"score": 1.0} and not len(ranks)
 
 
 @pytest.mark.parametrize("new_only", [True, False])

@@ -102,7 +102,7 @@ def training_spec(root: Path, scheme: str = "atomic", **settings: Any) -> dict[s
         "learning_rate": 1e-3,
         "checkpoint_steps": 10_000,
         "item_init": "random",
-        "likeness": False,
+        "similarity": False,
     }
     return {
         "day": DAY.isoformat(),

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from figures import origin, write
 
-from model.data import ragged
+from model.data import newest, ragged
 from model.gensr import GenSR
-from model.questions import TASKS, Form, Prompts, newest
+from model.questions import TASKS, Form, Prompts
 from model.score import Scorer
 from model.unified import from_sizes
 from model.vocabulary import Vocabulary, train_tokenizer
