@@ -43,22 +43,24 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     address |= {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60"}
     environment = airflow_environment(home, TANDEM_PYTHON=str(stub), AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE="False", **{k: str(v) for k, v in address.items()})
 
+    def asked(query: str) -> list[tuple]:
+        with closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
+            return database.execute(query).fetchall()
+
+    def no_backfill() -> bool:
+        return not asked("SELECT id FROM backfill WHERE completed_at IS NULL")
+
     def command(*words: str) -> str:
-        # A transaction of SQLite's that has read what another has written since is refused at once, whatever the timeout: it is rolled back, and typed again.
+        # A transaction of SQLite's that has read what another has written since is refused at once, whatever the timeout: it is typed again.
         for _ in range(5):
             done = subprocess.run([sys.executable, "-m", "airflow", *words], env=environment, cwd=home, capture_output=True, text=True, timeout=300)
             if "database is locked" not in done.stderr:
                 break
-            if words[0] == "backfill":
-                # Airflow keeps a backfill before it makes its runs, and refuses a second beside it: what is left without any goes, as Airflow does elsewhere.
-                with closing(sqlite3.connect(home / "airflow.db", timeout=60)) as database, database:
-                    database.execute("DELETE FROM backfill WHERE id NOT IN (SELECT backfill_id FROM backfill_dag_run)")
+            # Airflow keeps a backfill before it makes its runs, one by one, and refuses a second beside it: what was cut short ends first, within two minutes
+            # if it has no run. Its days are left alone then, as days with a run are.
+            until(no_backfill, "the backfill that was cut short does not end", home)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
         return done.stdout
-
-    def asked(query: str) -> list[tuple]:
-        with closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
-            return database.execute(query).fetchall()
 
     command("db", "migrate")
     started = []
@@ -69,7 +71,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     try:
         until(lambda: ("tandem_nightly",) in asked("SELECT dag_id FROM dag"), "the DAG processor has not seen the nightly DAG", home)
         command("dags", "unpause", "-y", "tandem_nightly")
-        yield SimpleNamespace(home=home, calls=stub.with_name("calls.jsonl"), command=command, asked=asked)
+        yield SimpleNamespace(home=home, calls=stub.with_name("calls.jsonl"), command=command, asked=asked, no_backfill=no_backfill)
     finally:
         for service in started:
             os.killpg(service.pid, signal.SIGKILL)
@@ -80,7 +82,7 @@ def filled(airflow: SimpleNamespace, first: str, last: str, *options: str) -> tu
     """Day → state of its run, once none is under way; and how often each step was asked to run, by this backfill."""
     before = len(airflow.calls.read_text().splitlines()) if airflow.calls.exists() else 0
     airflow.command("backfill", "create", "--dag-id", "tandem_nightly", "--from-date", first, "--to-date", last, *options)
-    until(lambda: not airflow.asked("SELECT id FROM backfill WHERE completed_at IS NULL"), "the backfill does not end", airflow.home)
+    until(airflow.no_backfill, "the backfill does not end", airflow.home)
     states = dict(airflow.asked("SELECT substr(data_interval_start, 1, 10), state FROM dag_run"))
     return states, Counter(json.loads(line)["key"] for line in airflow.calls.read_text().splitlines()[before:])
 
