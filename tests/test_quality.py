@@ -35,7 +35,8 @@ def test_a_seed_joins_those_before_it_and_a_comparison_those_it_was_made_for():
 
 def test_a_new_model_stands_beside_the_rivals_of_before():
     """Not beside what an earlier model was compared with, nor with its seeds: these are no figures of this one. A rival measured again joins its own."""
-    before = told(("model", {0: 0.1, 1: 0.2}), ("sasrec", {0: 0.3, 1: 0.3}), ("model less sasrec", {0: -0.2}), seeds=[0, 1], machine="a")
+    of_model = ("model", {0: 0.1, 1: 0.2}), (quality.SCORE_ALONE, {0: 0.1}), ("model less sasrec", {0: -0.2})
+    before = told(*of_model, ("sasrec", {0: 0.3, 1: 0.3}), seeds=[0, 1], machine="a")
     now = told(("model", {2: 0.4}), seeds=[2], machine="b", config_hash="other")
     now["quality"] = now["quality"][:1]
     held = quality.joined(before, now)
@@ -45,7 +46,7 @@ def test_a_new_model_stands_beside_the_rivals_of_before():
     found = {row["method"]: (row.get("seeds"), row["metrics"]["mrr"]["value"]) for row in quality.joined(held, more)["quality"]}
     assert found["model"] == ([2, 3], pytest.approx(0.5)) and found["sasrec"] == ([0, 1, 3], pytest.approx(0.4)) and found["model less sasrec"] == ([3], 0.1)
     same = {row["method"]: row.get("seeds") for row in quality.joined(before, now | {"config_hash": "s"})["quality"]}
-    assert same == {"model": [0, 1, 2], "sasrec": [0, 1], "model less sasrec": [0], "bm25": None}, "a seed more of the model of before loses nothing"
+    assert same == {"model": [0, 1, 2], quality.SCORE_ALONE: [0], "sasrec": [0, 1], "model less sasrec": [0], "bm25": None}, "a seed more of the model of before loses nothing"
 
 
 def test_what_users_gain_is_told_apart_where_their_own_spread_would_hide_it():

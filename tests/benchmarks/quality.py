@@ -16,6 +16,8 @@ import subprocess
 import sys
 from collections import defaultdict
 from datetime import UTC, date, datetime
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from jobs.config import load
 
 HERE = Path(__file__).parent
 DEPTH = 100
+SCORE_ALONE = "model_score_alone"  # the same model, its answers in the order of its own score: what `train.similarity` changes
 SETS = {
     "beauty_paper": ("amazon_beauty_paper", None),
     "toys_hem": ("amazon_toys", "searches_hem"),
@@ -173,11 +176,13 @@ class Held:
         return histories, pc.index_in(table["target_item_id"], value_set=self.items).to_numpy().astype(np.int64)
 
 
-def model_ranks(artifact: Path, held: Held, task: str) -> np.ndarray:
-    """int64 [rows], 0 where the target is not among the first DEPTH."""
+def model_ranks(artifact: Path, held: Held, task: str, ordered: bool) -> np.ndarray:
+    """int64 [rows], 0 where the target is not among the first DEPTH. ordered: the best answers once more, by similarity too, as the model is served."""
     from model.rank import load
 
     ranker, table = load(str(artifact)), held.rows[task, "test"]
+    if not ordered:
+        ranker.order = {}
     histories = table["history"].to_pylist()
     hidden = [[act["item_id"] for act in history] for history in histories] if task == "recommend" else None
     answers = ranker.rank(task, histories, table["query"].to_pylist(), DEPTH, exclude=hidden)
@@ -263,7 +268,7 @@ def joined(before: dict, now: dict) -> dict:
     earlier = {(row["task"], row["method"]): row for row in before["quality"]}
     for row in now["quality"]:
         was = earlier.get((row["task"], row["method"]))
-        if was is None or "seeds" not in row or (anew and of_model(row)):  # not measured then; a rival without a seed; another model
+        if was is None or "seeds" not in row or (anew and of_model(row["method"])):  # not measured then; a rival without a seed; another model
             continue
         # A comparison may be of fewer seeds than the models: of those that were there when it was first made.
         at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed not in row["seeds"]}
@@ -273,14 +278,14 @@ def joined(before: dict, now: dict) -> dict:
             told = old.get("intervals", [old["ci"]] * len(old["seeds"]))
             row["metrics"][metric] = over_seeds([old["seeds"][i] for i in at.values()] + held["seeds"], [told[i] for i in at.values()] + held["intervals"])
     measured = {(row["task"], row["method"]) for row in now["quality"]}
-    kept = [row for key, row in earlier.items() if key not in measured and not (anew and of_model(row))]
+    kept = [row for key, row in earlier.items() if key not in measured and not (anew and of_model(row["method"]))]
     told = {key: "; ".join(dict.fromkeys([*before[key].split("; "), now[key]])) for key in ("machine", "commit")}
     seeds = now["seeds"] if anew else [seed for seed in before["seeds"] if seed not in now["seeds"]] + now["seeds"]
     return now | told | {"seeds": seeds, "quality": now["quality"] + kept}
 
 
-def of_model(row: dict) -> bool:
-    return row["method"] == "model" or row["method"].startswith("model less ")
+def of_model(method: str) -> bool:
+    return method.split()[0] in ("model", SCORE_ALONE)
 
 
 def spark_rivals(lake: Path) -> list[dict]:
@@ -327,8 +332,9 @@ def main() -> int:
     held = Held(lake, items)
     ranks: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for version in versions.values():
-        for task in tasks:
-            ranks["model", task].append(kept(folder / f"model-{version}-{task}.npy", lambda t=task, v=version: model_ranks(lake / "artifacts" / v, held, t)))
+        for method, task in product(("model", SCORE_ALONE), tasks):
+            found = partial(model_ranks, lake / "artifacts" / version, held, task, method == "model")
+            ranks[method, task].append(kept(folder / f"{method}-{version}-{task}.npy", found))
     import sasrec
 
     for seed in chosen.seeds if chosen.only != "model" else []:
@@ -343,7 +349,7 @@ def main() -> int:
         if name.endswith("_hem"):
             ranks["category_sasrec", "search"].append(kept(folder / f"category-{seed}.npy", lambda m=model: category_ranks(name, held, m)))
     of_users = {key: [gains(each) for each in found] for key, found in ranks.items()}
-    for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search")):
+    for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search"), *((SCORE_ALONE, task) for task in tasks)):
         if {("model", task), (rival, task)} <= ranks.keys():
             of_users[f"model less {rival}", task] = [less(*pair) for pair in zip(ranks["model", task], ranks[rival, task], strict=True)]
     rows = [
@@ -374,7 +380,7 @@ def figures(written: dict) -> None:
         if name != written["data"]:
             continue
         own = held[method, task][metric]
-        rivals = {m: metrics[metric]["value"] for (m, t), metrics in held.items() if t == task and m != method and metric in metrics}
+        rivals = {m: metrics[metric]["value"] for (m, t), metrics in held.items() if t == task and not of_model(m) and metric in metrics}
         best = max(rivals, key=rivals.__getitem__)
         row = {"figure": figure, "value": own["value"], "unit": "fraction", "ci": own["ci"], "rival": best, "rival_value": rivals[best]}
         keep(figure, {**row, **common})
