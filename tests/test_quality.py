@@ -46,7 +46,9 @@ def test_a_new_model_stands_beside_the_rivals_of_before():
     found = {row["method"]: (row.get("seeds"), row["metrics"]["mrr"]["value"]) for row in quality.joined(held, more)["quality"]}
     assert found["model"] == ([2, 3], pytest.approx(0.5)) and found["sasrec"] == ([0, 1, 3], pytest.approx(0.4)) and found["model less sasrec"] == ([3], 0.1)
     same = {row["method"]: row.get("seeds") for row in quality.joined(before, now | {"config_hash": "s"})["quality"]}
-    assert same == {"model": [0, 1, 2], quality.SCORE_ALONE: [0], "sasrec": [0, 1], "model less sasrec": [0], "bm25": None}, "a seed more of the model of before loses nothing"
+    assert same == {"model": [0, 1, 2], quality.SCORE_ALONE: [0], "sasrec": [0, 1], "model less sasrec": [0], "bm25": None}, (
+        "a seed more of the model of before loses nothing"
+    )
 
 
 def test_what_users_gain_is_told_apart_where_their_own_spread_would_hide_it():
