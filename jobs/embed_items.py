@@ -40,7 +40,7 @@ log = logging.getLogger("tandem")
 
 FIT_CHARS = 1000  # of a text, when fitting: fit_sample texts then stay below 200 MB on the driver
 TUNED = ("search", "multi_task")  # views by a bi-encoder
-ALS_SETTINGS = {"maxIter": 10, "regParam": 0.05, "alpha": 10.0}  # implicit feedback: confidence 1 + alpha · count (Hu, Koren, Volinsky 2008)
+ALS_SETTINGS = {"maxIter": 10, "regParam": 0.05, "alpha": 40.0}  # implicit feedback: confidence 1 + alpha · count, alpha as in Hu, Koren, Volinsky 2008
 ROW_BITS = 33  # of monotonically_increasing_id; the bits above them are the partition
 
 
