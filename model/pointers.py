@@ -150,6 +150,21 @@ class Pointers(nn.Module):
         items = torch.cat([self.items.index_select(0, at).long(), said.had[owner, place], near.items])
         return Pointed(rows, items, torch.cat([told, again, trusted.index_select(0, said.served[near.rows]) * near.told]))
 
+    def every_word(self, queries: Sequence[Sequence[int]], offered: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """float64 [items] for each request: 1 for an offered item that holds every word of its query that points at any item, else, or without one, 0.
+
+        queries: tokens. offered: rows of items.
+        """
+        first, items, held, made = self.first.cpu().numpy(), self.items.cpu().numpy(), np.zeros(self.size, np.int64), []
+        for query, rows in zip(queries, offered, strict=True):
+            carriers = [items[first[word] : first[word + 1]] for word in set(query) if first[word] < first[word + 1]]
+            for each in carriers:
+                held[each] += 1
+            made.append((held[rows] == (len(carriers) or -1)).astype(np.float64))
+            for each in carriers:
+                held[each] = 0
+        return made
+
     def nearby(self, said: Pointing) -> Pointed:
         """The neighbours of each request's latest items, once each, and the logarithm of how near they are to all of these together."""
         owner, age = (said.latest >= 0).nonzero(as_tuple=True)

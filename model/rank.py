@@ -30,6 +30,7 @@ NOTHING: Answer = (np.empty(0, np.int64), np.empty(0, np.float64))
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 VIEWS = "item_views."  # before the names of an artifact's views of its items
 LATEST = 20  # distinct items of a history that candidates are compared with
+EVERY_WORD = "every word"  # whether an item holds all of the query's
 DEEP = 100  # answers of one token that are ordered again
 BATCH_CELLS = 1 << 24  # scores held at once by a decoding step (floats): 64 MiB
 CPU_BATCH, BATCH = 32, 256  # requests; on a CPU what a step touches then stays in the cache: 256 are 1.3 times slower
@@ -142,12 +143,15 @@ class Ranker:
 
     @property
     def feature_names(self) -> list[str]:
-        return [choice.SCORE, *names(self.views)]
+        return [choice.SCORE, *names(self.views), *([EVERY_WORD] if self.pointers else [])]
 
     def features(self, asks: Sequence[Ask], answers: Sequence[Answer]) -> list[np.ndarray]:
         """Of each answer float64 [items, `feature_names`]."""
-        told = similarity(self.views, [ask.items for ask in asks], [rows for rows, _ in answers], LATEST)
-        return [np.column_stack([scores, of_items]) for (_, scores), of_items in zip(answers, told, strict=True)]
+        offered = [rows for rows, _ in answers]
+        told = [[scores for _, scores in answers], similarity(self.views, [ask.items for ask in asks], offered, LATEST)]
+        if self.pointers:
+            told.append(self.pointers.every_word([ask.text for ask in asks], offered))
+        return [np.column_stack(of_request) for of_request in zip(*told, strict=True)]
 
     def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:
         """Which query comes next: (rows of the catalogue of queries, scores) per request. queries: as `query_catalogue` gives it."""

@@ -18,7 +18,7 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 from model import rank, train, trie
 from model.decode import Constraint, beam_search
 from model.neighbours import FOLDS, Neighbours
-from model.pointers import COMMON, K1, Pointed, Pointers, Pointing, carried, pointing
+from model.pointers import COMMON, K1, UNKNOWN, Pointed, Pointers, Pointing, carried, pointing
 from model.prompts import Ask
 from model.recipes import SERVED
 from model.spread import Spread
@@ -49,6 +49,16 @@ def test_before_training_it_is_bm25(texts: list[list[int]], query: list[int]) ->
         expected = (K1 + 1) * index.get_scores([str(token) for token in few])
     np.testing.assert_allclose(told[0], expected, rtol=1e-4, atol=1e-5)
     assert not told[1].any()
+
+
+@given(texts=TEXTS, queries=st.lists(st.lists(st.integers(0, TOKENS - 1), max_size=4), min_size=1, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_who_holds_every_word_of_a_query(texts: list[list[int]], queries: list[list[int]]) -> None:
+    """Words that nobody carries, or most, do not count; where none is left, nobody holds them."""
+    offered = [np.arange(len(texts))[::-1]] * len(queries)
+    for query, held in zip(queries, Pointers.of(texts, TOKENS).every_word(queries, offered), strict=True):
+        counted = {token for token in query if token > UNKNOWN and 0 < sum(token in text for text in texts) <= COMMON * len(texts)}
+        assert held.tolist() == [float(bool(counted) and counted <= set(text)) for text in texts[::-1]]
 
 
 def of_items(pointed: Pointed, requests: int, items: int) -> torch.Tensor:

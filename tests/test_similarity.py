@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import ITEMS, checkerboard_rows, training_spec, write_lake
+from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import rank, train
 from model.rank import Ranker
@@ -53,7 +53,7 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
     assert train.main([str(tmp_path / "spec.json")]) == 0
     found = rank.load(str(tmp_path / "artifact"))
     assert set(found.order) == {"recommend", "search"} and found.depth(5, 20) == depth
-    assert list(found.order["search"]) == found.feature_names == ["score", *names(found.views)]
+    assert list(found.order["search"]) == found.feature_names == ["score", *names(found.views), "every word"]
     found.order["recommend"] |= {"score": 0.5, "text nearest": 3.0, "behaviour latest": -2.0}
     histories, nothing = [[act(start), act(start + 2)] for start in range(12)], [None] * 12
     again = found.rank("recommend", histories, nothing, 5, exclude=[[ITEMS[start]] for start in range(12)])
@@ -65,6 +65,8 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
         best = np.argsort(-totals, kind="stable")[:5]
         assert rows.tolist() == offered[best].tolist() and len(offered) == 11
         np.testing.assert_allclose(scores, totals[best], atol=1e-4)
+    found.order["search"] = {"every word": 1.0}
+    assert [rows[0] for rows, _ in found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)] == [*range(12)]
     given_, own = [np.array([1, 4])] * 12, found.rank_asks("recommend", asks, 2, 12, candidates=[np.array([1, 4])] * 12)
     found.order = order
     assert all(np.array_equal(one[1], other[1]) for one, other in zip(found.rank_asks("recommend", asks, 2, 12, candidates=given_), own, strict=True))
