@@ -10,6 +10,7 @@ again what nobody has twice, and two rare items that the same few people had are
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -164,6 +165,11 @@ class Pointers(nn.Module):
             for each in carriers:
                 held[each] = 0
         return made
+
+    @cached_property
+    def on_cpu(self) -> tuple[np.ndarray, np.ndarray]:
+        """`first` and `items`, copied off a GPU once."""
+        return self.first.cpu().numpy(), self.items.cpu().numpy()
 
     def nearby(self, said: Pointing) -> Pointed:
         """The neighbours of each request's latest items, once each, and the logarithm of how near they are to all of these together."""
