@@ -156,7 +156,7 @@ class Pointers(nn.Module):
 
         queries: tokens. offered: rows of items.
         """
-        first, items, held, made = self.first.cpu().numpy(), self.items.cpu().numpy(), np.zeros(self.size, np.int64), []
+        (first, items), held, made = self.on_cpu, np.zeros(self.size, np.int64), []
         for query, rows in zip(queries, offered, strict=True):
             carriers = [items[first[word] : first[word + 1]] for word in set(query) if first[word] < first[word + 1]]
             for each in carriers:
