@@ -65,8 +65,8 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
         best = np.argsort(-totals, kind="stable")[:5]
         assert rows.tolist() == offered[best].tolist() and len(offered) == 11
         np.testing.assert_allclose(scores, totals[best], atol=1e-4)
-    found.order["search"] = {"every word": 1.0}
-    assert [rows[0] for rows, _ in found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 1)] == [*range(12)]
+    found.order["search"] = {"every word": -1.0}  # by itself the model answers such an item first
+    assert [rows[-1] for rows, _ in found.rank("search", [[]] * 12, [f"thing {word}" for word in WORDS], 12)] == [*range(12)]
     given_, own = [np.array([1, 4])] * 12, found.rank_asks("recommend", asks, 2, 12, candidates=[np.array([1, 4])] * 12)
     found.order = order
     assert all(np.array_equal(one[1], other[1]) for one, other in zip(found.rank_asks("recommend", asks, 2, 12, candidates=given_), own, strict=True))
