@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from deltalake import DeltaTable
 from figures import keep, origin
-from quality import Held, begun, gains, settings_of, verb
+from quality import Held, begun, settings_of, verb
+from seeds import gains
 from training import NAMES
 
 DEPTH, DRAWN = 20, 1000

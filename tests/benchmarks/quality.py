@@ -9,7 +9,6 @@ rivals.
 """
 
 import argparse
-import gzip
 import json
 import os
 import subprocess
@@ -26,12 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from figures import keep, origin
+from seeds import SCORE_ALONE, gains, joined, less, of_model, summary
 
 from jobs.config import load
 
 HERE = Path(__file__).parent
 DEPTH = 100
-SCORE_ALONE = "model_score_alone"  # the same model, its answers in the order of its own score: what `train.similarity` changes
 SETS = {
     "beauty_paper": ("amazon_beauty_paper", None),
     "toys_hem": ("amazon_toys", "searches_hem"),
@@ -39,8 +38,6 @@ SETS = {
     "beauty_hem": ("amazon_beauty", "searches_hem"),
     "beauty_known_item": ("amazon_beauty", "searches_known_item"),
 }
-STOP_WORDS = {"and", "by", "for", "in", "more", "of", "on", "the", "to", "up", "with"}
-PLURALS = (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ss", "ss"), ("us", "us"), ("s", ""))
 # figure → (set, method, task, metric)
 FIGURES = {
     "beauty_rec_recall10": ("beauty_paper", "model", "recommend", "recall@10"),
@@ -191,103 +188,6 @@ def model_ranks(artifact: Path, held: Held, task: str, ordered: bool) -> np.ndar
     return np.array([int(place[0]) + 1 if len(place) else 0 for place in found])
 
 
-def category_ranks(name: str, held: Held, model) -> np.ndarray:
-    """Rank of each search's target among the items whose category words equal the query, in the order of SASRec's scores, none that the user has."""
-    import sasrec
-
-    before, targets = held.bought("search", "test")
-    with gzip.open(Path(os.environ["TANDEM_DATA"], SETS[name][0], "catalogue.jsonl.gz"), "rt") as stream:
-        catalogue = [json.loads(line) for line in stream]
-    numbers = {item: i for i, item in enumerate(held.items.to_pylist())}
-    of_query: dict[str, list[int]] = defaultdict(list)
-    for item in catalogue:
-        for path in item["categories"] if item.get("categories") and isinstance(item["categories"][0], list) else [item.get("categories") or []]:
-            of_query[bag(" ".join(path))].append(numbers[str(item["item"])])
-    table = held.rows["search", "test"]
-    ranks = []
-    for first in range(0, len(table), 512):
-        scores = sasrec.scores(model, before[first : first + 512])
-        for row, query, target in zip(scores, table["query"][first : first + 512].to_pylist(), targets[first : first + 512], strict=True):
-            members = np.unique(of_query.get(bag(query), []))
-            ranks.append(int(1 + (row[members] > row[target]).sum()) if target in members else 0)
-    return np.array(ranks)
-
-
-def bag(text: str) -> str:
-    """The words of a category path as the queries made from one have them, in alphabetical order: lower case, singular, each once, no stop words.
-
-    Checked: the item clicked carries its query's in every hem search of amazon_toys (160,750) and amazon_beauty (198,215).
-    """
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return " ".join(sorted({singular(word) for word in words if len(word) > 1 and word not in STOP_WORDS}))
-
-
-def singular(word: str) -> str:
-    for ending, instead in PLURALS if len(word) > 3 else ():
-        if word.endswith(ending):
-            return word.removesuffix(ending) + instead
-    return word
-
-
-def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
-    found = ranks > 0
-    place = np.where(found, ranks, 1)
-    made = {"mrr": np.where(found, 1 / place, 0)}
-    for k in (5, 10):
-        made |= {f"recall@{k}": (found & (ranks <= k)).astype(float), f"ndcg@{k}": np.where(found & (ranks <= k), 1 / np.log2(place + 1), 0)}
-    return made
-
-
-def summary(per_seed: list[dict[str, np.ndarray]]) -> dict[str, dict]:
-    """Metric → each seed's mean over users and its 95 % bootstrap interval, and what they come to. Of `gains`, or of their differences."""
-    made = {}
-    for metric in per_seed[0]:
-        rng, values, intervals = np.random.default_rng(0), [], []
-        for users in (seed[metric] for seed in per_seed):
-            drawn = [users[rng.integers(0, len(users), len(users))].mean() for _ in range(1000)]
-            values.append(float(users.mean()))
-            intervals.append([float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))])
-        made[metric] = over_seeds(values, intervals)
-    return made
-
-
-def less(ours: np.ndarray, theirs: np.ndarray) -> dict[str, np.ndarray]:
-    """The paired difference of each user, ours less theirs: what makes a user easy for both is then no noise."""
-    return {metric: users - gains(theirs)[metric] for metric, users in gains(ours).items()}
-
-
-def over_seeds(values: list[float], intervals: list[list[float]]) -> dict:
-    """The seeds' mean, and the mean of their intervals: all answer the same users, so their mean's own interval is at most as wide."""
-    return {"value": float(np.mean(values)), "ci": np.mean(intervals, axis=0).tolist(), "seeds": values, "intervals": intervals}
-
-
-def joined(before: dict, now: dict) -> dict:
-    """What was measured now, and the seeds that were measured only before. A model of other settings than before's stands beside the rivals of before, but
-    neither joins the earlier model's seeds nor what that one was compared with."""
-    anew = before.get("config_hash") != now["config_hash"]
-    earlier = {(row["task"], row["method"]): row for row in before["quality"]}
-    for row in now["quality"]:
-        was = earlier.get((row["task"], row["method"]))
-        if was is None or "seeds" not in row or (anew and of_model(row["method"])):  # not measured then; a rival without a seed; another model
-            continue
-        # A comparison may be of fewer seeds than the models: of those that were there when it was first made.
-        at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed not in row["seeds"]}
-        row["seeds"] = [*at, *row["seeds"]]
-        for metric, held in row["metrics"].items():
-            old = was["metrics"][metric]
-            told = old.get("intervals", [old["ci"]] * len(old["seeds"]))
-            row["metrics"][metric] = over_seeds([old["seeds"][i] for i in at.values()] + held["seeds"], [told[i] for i in at.values()] + held["intervals"])
-    measured = {(row["task"], row["method"]) for row in now["quality"]}
-    kept = [row for key, row in earlier.items() if key not in measured and not (anew and of_model(row["method"]))]
-    told = {key: "; ".join(dict.fromkeys([*before[key].split("; "), now[key]])) for key in ("machine", "commit")}
-    seeds = now["seeds"] if anew else [seed for seed in before["seeds"] if seed not in now["seeds"]] + now["seeds"]
-    return now | told | {"seeds": seeds, "quality": now["quality"] + kept}
-
-
-def of_model(method: str) -> bool:
-    return method.split()[0] in ("model", SCORE_ALONE)
-
-
 def spark_rivals(lake: Path) -> list[dict]:
     """The figures of `jobs evaluate`'s own rivals, over all held-out rows."""
     rows = DeltaTable(str(lake / "metrics")).to_pyarrow_table().to_pylist()
@@ -335,6 +235,7 @@ def main() -> int:
         for method, task in product(("model", SCORE_ALONE), tasks):
             found = partial(model_ranks, lake / "artifacts" / version, held, task, method == "model")
             ranks[method, task].append(kept(folder / f"{method}-{version}-{task}.npy", found))
+    import category_rival
     import sasrec
 
     for seed in chosen.seeds if chosen.only != "model" else []:
@@ -347,7 +248,9 @@ def main() -> int:
         model = sasrec.load(path, len(items))
         ranks["sasrec", "recommend"].append(kept(folder / f"sasrec-{seed}.npy", lambda m=model: sasrec.ranks(m, *held.bought("recommend", "test"))))
         if name.endswith("_hem"):
-            ranks["category_sasrec", "search"].append(kept(folder / f"category-{seed}.npy", lambda m=model: category_ranks(name, held, m)))
+            catalogue, asked = Path(os.environ["TANDEM_DATA"], SETS[name][0], "catalogue.jsonl.gz"), held.rows["search", "test"]
+            order = partial(category_rival.ranks, catalogue, held.items, asked, *held.bought("search", "test"), model)
+            ranks["category_sasrec", "search"].append(kept(folder / f"category-{seed}.npy", order))
     of_users = {key: [gains(each) for each in found] for key, found in ranks.items()}
     for rival, task in (("sasrec", "recommend"), ("category_sasrec", "search"), *((SCORE_ALONE, task) for task in tasks)):
         if {("model", task), (rival, task)} <= ranks.keys():
