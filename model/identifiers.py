@@ -18,7 +18,7 @@ import numpy as np
 ITERATIONS = 10  # with all of them in all dimensions, 25 left over as much (.3744 of the variance of 50,000 × 768; 10 left .3742) and took 1.4 times as long
 # Centroids are found among the first principal components, of a sample, and then settle for some iterations in all dimensions: in a third to .4 of the
 # time of faiss's k-means, and less is left over (.3736 and .3742, by machine, against .3748; .3753 after two: tests/benchmarks/catalogue.py).
-NARROW, SAMPLE, SETTLING = 64, 8192, 3
+NARROW, ROUGH, SAMPLE, SETTLING = 64, 6, 8192, 3  # as much is left over after six rough iterations as after ten
 WORTH_THREADS = 1 << 22  # numbers in all vectors: of fewer, threads would but wait for each other
 BLOCK = 4096  # vectors worked on at a time, so that what is known of them stays in the cache
 
@@ -55,9 +55,9 @@ def fit(kind: str, vectors: np.ndarray, levels: int, codes: int, seed: int) -> Q
         if levels > vectors.shape[1]:
             raise ValueError(f"product quantizer of {levels} levels: expected at most one for each of the {vectors.shape[1]} dimensions")
         return Quantizer(kind, tuple(kmeans(vectors[:, level::levels], codes, seed + level) for level in range(levels)))
-    residual, codebooks = vectors, []
+    residual, codebooks = np.array(vectors), []
     for level in range(levels):
-        residual = descend(codebooks[-1:], residual)[1]
+        descend(codebooks[-1:], residual)
         codebooks.append(kmeans(residual, codes, seed + level))
     return Quantizer(kind, tuple(codebooks))
 
@@ -86,7 +86,7 @@ def kmeans(vectors: np.ndarray, codes: int, seed: int) -> np.ndarray:
         with threadpool_limits(1, "blas"):  # else the axes' last bits depend on how many
             axes = PCA(NARROW, svd_solver="randomized", iterated_power=2, random_state=seed).fit(vectors[:: max(1, n // SAMPLE)]).components_
             narrow = np.ascontiguousarray(vectors @ axes.T)
-        group = nearest(narrow, settled(narrow, ITERATIONS))
+        group = nearest(narrow, settled(narrow, ROUGH))
         members = csr_array((np.ones(n, np.float32), (group, np.arange(n))), shape=(used, n))
         means = members @ vectors / np.maximum(np.bincount(group, minlength=used), 1)[:, None]
         return settled(vectors, SETTLING, means.astype(np.float32))
@@ -99,18 +99,18 @@ def encode(quantizer: Quantizer, vectors: np.ndarray) -> np.ndarray:
     hidden, books = through(quantizer.encoder, vectors), quantizer.codebooks
     if quantizer.kind == "product":
         return np.stack([nearest(hidden[:, level :: len(books)], book) for level, book in enumerate(books)], axis=1).astype(np.int32)
-    return descend(books, hidden)[0]
+    return np.concatenate([descend(books, np.array(hidden[start : start + BLOCK])) for start in range(0, max(len(hidden), 1), BLOCK)])
 
 
-def descend(codebooks: Sequence[np.ndarray], residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """residual: float [n, dim] → the nearest codes level by level, int32 [n, levels], and what they leave over [n, dim]."""
-    codes, left = np.zeros((len(residual), len(codebooks)), np.int32), np.array(residual)
-    for start in range(0, len(left), BLOCK):
-        block = left[start : start + BLOCK]
+def descend(codebooks: Sequence[np.ndarray], residual: np.ndarray) -> np.ndarray:
+    """residual: float [n, dim], in place less what the codes say of it. Returns the nearest codes level by level, int32 [n, levels]."""
+    codes = np.zeros((len(residual), len(codebooks)), np.int32)
+    for start in range(0, len(residual) if codebooks else 0, BLOCK):
+        block = residual[start : start + BLOCK]
         for level, codebook in enumerate(codebooks):
             codes[start : start + BLOCK, level] = found = nearest(block, codebook)
             block -= codebook[found]
-    return codes, left
+    return codes
 
 
 def decode(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:

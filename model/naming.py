@@ -117,12 +117,13 @@ def descended(naming: Naming, first: np.ndarray, second: np.ndarray) -> dict[str
     held = naming.quantizers
     hidden = {"search": identifiers.through(held["search"].encoder, unit(first)), "recommend": identifiers.through(held["recommend"].encoder, unit(second))}
     books = held["shared"].codebooks if "shared" in held else ()  # no shared levels, no arrays
-    shared, left = identifiers.descend(books, np.concatenate(list(hidden.values()), axis=1))
+    left = np.concatenate(list(hidden.values()), axis=1)
+    shared = identifiers.descend(books, left)
     made = {}
     for task, rest in zip(hidden, np.split(left, len(hidden), axis=1), strict=True):
         *before, final = held[task].codebooks
-        codes, rest = identifiers.descend(before, rest)
-        made[task] = (np.concatenate([shared, codes, identifiers.descend([final], rest)[0]], axis=1), rest)
+        codes = identifiers.descend(before, rest)
+        made[task] = (np.concatenate([shared, codes, identifiers.descend([final], rest.copy())], axis=1), rest)
     return made
 
 
