@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 ITERATIONS = 10  # with all of them in all dimensions, 25 left over as much (.3744 of the variance of 50,000 × 768; 10 left .3742) and took 1.4 times as long
-# Centroids are found among the first principal components, of a sample, and then settle for some iterations in all dimensions: in a third to .4 of the
-# time of faiss's k-means, and less is left over (.3736 and .3742, by machine, against .3748; .3753 after two: tests/benchmarks/catalogue.py).
-NARROW, ROUGH, SAMPLE, SETTLING = 64, 6, 8192, 3  # as much is left over after six rough iterations as after ten
+# Centroids are found among the first principal components, of a sample, and then settle for some iterations in all dimensions: in .4 of the time of faiss's
+# k-means, and less is left over (.3745 against .3748: tests/benchmarks/catalogue.py; ten rough iterations instead of six .3742, two settling .3753).
+NARROW, ROUGH, SAMPLE, SETTLING = 64, 6, 8192, 3
 WORTH_THREADS = 1 << 22  # numbers in all vectors: of fewer, threads would but wait for each other
 BLOCK = 4096  # vectors worked on at a time, so that what is known of them stays in the cache
 
