@@ -50,7 +50,7 @@ def joined(before: dict, now: dict) -> dict:
         if was is None or "seeds" not in row or (anew and of_model(row["method"])):  # not measured then; a rival without a seed; another model
             continue
         # A comparison may be of fewer seeds than the models: of those that were there when it was first made.
-        at = {seed: i for i, seed in enumerate(was.get("seeds", before["seeds"])) if seed not in row["seeds"]}
+        at = {seed: i for i, seed in enumerate(was["seeds"]) if seed not in row["seeds"]}
         row["seeds"] = [*at, *row["seeds"]]
         for metric, held in row["metrics"].items():
             old = was["metrics"][metric]
