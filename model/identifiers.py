@@ -17,7 +17,7 @@ import numpy as np
 
 ITERATIONS = 10  # with all of them in all dimensions, 25 left over as much (.3744 of the variance of 50,000 × 768; 10 left .3742) and took 1.4 times as long
 # Centroids are found among the first principal components, of a sample, and then settle for some iterations in all dimensions: in .4 of the time of faiss's
-# k-means, and less is left over (.3745 against .3748: tests/benchmarks/catalogue.py; ten rough iterations instead of six .3742, two settling .3753).
+# k-means, and less is left over (.3745 against .3748: tests/benchmarks/catalogue.py; ten rough iterations left .3742, and with two settling .3753).
 NARROW, ROUGH, SAMPLE, SETTLING = 64, 6, 8192, 3
 WORTH_THREADS = 1 << 22  # numbers in all vectors: of fewer, threads would but wait for each other
 BLOCK = 4096  # vectors worked on at a time, so that what is known of them stays in the cache
@@ -99,7 +99,7 @@ def encode(quantizer: Quantizer, vectors: np.ndarray) -> np.ndarray:
     hidden, books = through(quantizer.encoder, vectors), quantizer.codebooks
     if quantizer.kind == "product":
         return np.stack([nearest(hidden[:, level :: len(books)], book) for level, book in enumerate(books)], axis=1).astype(np.int32)
-    return np.concatenate([descend(books, np.array(hidden[start : start + BLOCK])) for start in range(0, max(len(hidden), 1), BLOCK)])
+    return descend(books, hidden)  # in place: `through` has made a new array
 
 
 def descend(codebooks: Sequence[np.ndarray], residual: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def decode(quantizer: Quantizer, codes: np.ndarray) -> np.ndarray:
 
 
 def through(layers: Layers, x: np.ndarray) -> np.ndarray:
-    """x: float [n, in] → [n, out] in double precision where there are layers: the last bits of a product depend on the batch, an item's codes must not."""
+    """x: float [n, in] → a new [n, out], in double precision where there are layers: a product's last bits depend on the batch, an item's codes must not."""
     for depth, (weight, bias) in enumerate(layers):
         x = (np.maximum(x, 0) if depth else x).astype(np.float64) @ weight.T.astype(np.float64) + bias
     return x if layers else x.astype(np.float32)

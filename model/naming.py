@@ -123,7 +123,8 @@ def descended(naming: Naming, first: np.ndarray, second: np.ndarray) -> dict[str
     for task, rest in zip(hidden, np.split(left, len(hidden), axis=1), strict=True):
         *before, final = held[task].codebooks
         codes = identifiers.descend(before, rest)
-        made[task] = (np.concatenate([shared, codes, identifiers.descend([final], rest.copy())], axis=1), rest)
+        last = identifiers.nearest(rest, final)[:, None].astype(np.int32)
+        made[task] = (np.concatenate([shared, codes, last], axis=1), rest)
     return made
 
 

@@ -27,8 +27,10 @@ def test_residual_kmeans_finds_the_hierarchy():
     far, near = np.array([[0, 0], [90, 0], [0, 90], [90, 90]]), np.array([[0, 0], [7, 0], [0, 7], [7, 7]])
     noise = np.random.default_rng(0).normal(0, 0.1, (4, 4, 10, 2))
     vectors = (far[:, None, None] + near[None, :, None] + noise).reshape(-1, 2).astype(np.float32)
+    given_ = vectors.copy()
     quantizer = identifiers.fit("residual_kmeans", vectors, levels=2, codes=4, seed=3)
     codes = identifiers.encode(quantizer, vectors)
+    assert np.array_equal(vectors, given_), "what codes leave over is subtracted from a copy"
     assert codes.dtype == np.int32 and codes.shape == (160, 2)
     groups = {tuple(code) for code in codes.reshape(16, 10, 2)[:, 0]}
     assert len(groups) == 16 and all((group == group[0]).all() for group in codes.reshape(16, 10, 2))
