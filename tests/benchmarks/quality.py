@@ -268,7 +268,7 @@ def main() -> int:
     shaping = load(str(folder / "config.toml"), settings_of(name, 0, chosen.set)).hash("corpora", "embed", "identifiers", "train")
     written = {**origin("", name, chosen.seeds), "config_hash": shaping, "quality": rows + ([] if chosen.only else spark_rivals(lake))}
     written = joined(json.loads(path.read_text()), written) if path.exists() else written
-    seeds, settings = map(str, written["seeds"]), [*(f"--set {each}" for each in chosen.set), *(["--only model"] if chosen.only else [])]
+    seeds, settings = map(str, sorted(written["seeds"])), [f"--set {each}" for each in chosen.set]  # without --only: what makes every row of the table
     written["command"] = " ".join([f"python tests/benchmarks/quality.py {name} --seeds", *seeds, *settings])
     keep(path.stem, written)
     figures(written)
