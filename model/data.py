@@ -234,16 +234,24 @@ def by_weight(examples: Examples, drawn: np.ndarray, weights: np.ndarray, rng: n
     return rng.permutation(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 
-def batches(examples: Examples, batch_size: int, mixing: Mixing, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
-    """The epoch's batches as row numbers, a pure function of (seed, epoch): rows of like length together, batches in random order."""
+def lengths(examples: Examples, per_action: int = 1) -> np.ndarray:
+    """int64 [n, 2]: tokens of an answer that is text, of which there are none here; and about how many a prompt has. per_action: tokens of an item in it."""
+    shows = np.array([task != "search" or examples.searched is not None for task in examples.tasks])  # its history, for sure
+    prompts = per_action * examples.history.lengths * shows[examples.task] + examples.query.lengths
+    return np.column_stack([np.zeros_like(prompts), prompts])
+
+
+def batches(examples: Examples, lengths: np.ndarray, batch_size: int, mixing: Mixing, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
+    """The epoch's batches as row numbers, a pure function of (seed, epoch): rows of like length together, batches in random order.
+
+    lengths: int64 [n, 2], as a phrasing gives them.
+    """
     rng = np.random.default_rng((seed, epoch))
     rows = epoch_rows(examples, mixing, rng, chance)
-    shows = np.array([task != "search" or examples.searched is not None for task in examples.tasks])  # its history, for sure
-    lengths = examples.history.lengths * shows[examples.task] + examples.query.lengths
     made = []
     for first in range(0, len(rows), 50 * batch_size):
         window = rows[first : first + 50 * batch_size]
-        window = window[np.argsort(lengths[window], kind="stable")]
+        window = window[np.lexsort(lengths[window].T[::-1])]
         made += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
     order = rng.permutation(len(made))
     return [made[i] for i in order]

@@ -1,7 +1,7 @@
 """Text encoders: text → vector of unit length, or zeros for a text without a known word.
 
 Two kinds, one interface (`encode`): TF-IDF with truncated SVD, fitted here (scikit-learn) and applied with numpy and scipy alone; and a
-Hugging Face encoder read from a folder (mean of the last hidden states). Both are frozen once they exist: the same text gives the same vector.
+Hugging Face encoder read from a folder (sentence-transformers). Both are frozen once they exist: the same text gives the same vector.
 
 On disk an encoder is a folder of safetensors and JSON; nothing is ever unpickled. Knows no table, no Spark, no item.
 """
@@ -90,42 +90,32 @@ def fit_tfidf(texts: Sequence[str], dim: int, seed: int) -> TfidfEncoder:
     return TfidfEncoder(vocabulary, vectorizer.idf_.astype(np.float32), components, settings)
 
 
-class TextTransformer:
-    """A Hugging Face encoder: the mean of the last hidden states, unit length. The encoder half of an encoder-decoder."""
+class SentenceEncoder:
+    """A Hugging Face encoder as its folder describes it: sentence-transformers' modules where it names them, else the mean of the last hidden states."""
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        from sentence_transformers import SentenceTransformer
 
         torch.set_num_threads(1)  # Spark runs one worker per core already
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        self.model = (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
-        self.max_tokens = min(MAX_TOKENS, self.tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", MAX_TOKENS))
+        told = {"use_safetensors": True, "dtype": torch.float32}
+        self.model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=told)
+        self.model.max_seq_length = min(MAX_TOKENS, self.model.max_seq_length or MAX_TOKENS)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, hidden size]."""
-        import torch
-
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            batch = self.tokenizer(
-                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt", return_token_type_ids=False
-            )
-            with torch.inference_mode():
-                states = self.model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)  # [n, tokens, 1]
-            parts.append(((states * mask).sum(1) / mask.sum(1).clamp(min=1)).numpy())
-        vectors = unit(np.concatenate(parts)) if parts else np.zeros((0, self.model.config.hidden_size), np.float32)
+        """float32 [n, dimensions]."""
+        if not len(texts):
+            return np.zeros((0, self.model.get_embedding_dimension()), np.float32)
+        vectors = unit(self.model.encode(list(texts), batch_size=BATCH, show_progress_bar=False))
         vectors[[not text.strip() for text in texts]] = 0  # special tokens alone mean nothing
         return vectors
 
 
-def load(folder: str | Path) -> TfidfEncoder | TextTransformer:
+def load(folder: str | Path) -> TfidfEncoder | SentenceEncoder:
     """The encoder of a folder: one that `save` wrote, or a Hugging Face model."""
     folder = Path(folder)
     if not (folder / "tandem.json").exists():
-        return TextTransformer(folder)
+        return SentenceEncoder(folder)
     arrays, about = read_folder(folder)
     return TfidfEncoder({word: column for column, word in enumerate(about["vocabulary"])}, arrays["idf"], arrays["components"], about["settings"])
 

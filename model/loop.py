@@ -75,6 +75,7 @@ class Training(ABC):
         groups = parameter_groups(self.model, self.settings["weight_decay"])
         self.optimizer = torch.optim.AdamW(groups, lr=self.settings["learning_rate"], fused=True)
         self.epochs = self.settings["warm_epochs"] if spec["parent"] else self.settings["epochs"]
+        self.lengths = self.counted_tokens()
         self.chance = data.chances(self.train, self.settings["half_life_days"])
         self.batches_per_epoch = math.ceil(self.chance.sum() / self.settings["batch_size"]) // self.world or 1
         self.progress, self.curve = Progress(), []
@@ -104,6 +105,10 @@ class Training(ABC):
     def config(self) -> dict[str, Any]:
         """What the artifact tells of the model."""
 
+    def counted_tokens(self) -> np.ndarray:
+        """int64 [n, 2]: by what training examples are batched together (`data.batches`)."""
+        return data.lengths(self.train)
+
     def settle(self) -> None:  # noqa: B027 - most trainings have nothing to settle
         """With the best weights in the model: what is left to be chosen on the valid examples."""
 
@@ -122,7 +127,8 @@ class Training(ABC):
         self.settle()
 
     def run_epoch(self) -> None:
-        made = data.batches(self.train, self.settings["batch_size"], self.settings["mixing"], self.settings["seed"], self.progress.epoch, self.chance)
+        how = [self.settings[key] for key in ("batch_size", "mixing", "seed")]
+        made = data.batches(self.train, self.lengths, *how, self.progress.epoch, self.chance)
         made = made[self.rank : len(made) - len(made) % self.world : self.world]
         self.model.train()
         told, rows, since = time.monotonic(), 0, time.monotonic()

@@ -4,16 +4,20 @@
     sentences   gensar: sentences with both behaviours of the history; answers are identifiers between marks, or text        (model.sentences)
 
 A phrasing is made for a vocabulary and settings, and tells for an `Ask`: `source`, what the encoder reads; `start`, where the decoder begins; `target`, what
-it should say; and for a task: `opening` and `closing`, the tokens that every answer has before and after an identifier. `model.phrasings` has them by name.
+it should say; for a task: `opening` and `closing`, the tokens that every answer has before and after an identifier; and for many examples at once `lengths`, by
+which they are batched. `model.phrasings` has them by name.
 Knows tokens, no table.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from model.vocabulary import PAD, Vocabulary
+
+if TYPE_CHECKING:
+    from model.data import Examples
 
 
 class Ask(NamedTuple):
@@ -61,3 +65,7 @@ class Phrasing(Protocol):
     def opening(self, task: str) -> list[int]: ...
 
     def closing(self, task: str) -> list[int]: ...
+
+    def lengths(self, examples: "Examples") -> np.ndarray:
+        """int64 [n, 2], of each example: tokens of its answer where that is text, else 0; and of its prompt, but for the words that all have around."""
+        ...

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from model.data import Examples
 from model.prompts import Ask
 from model.vocabulary import CLICKED, EOS, PAD, QUERIED, RECOMMENDED, Vocabulary
 
@@ -124,6 +125,26 @@ class Sentences:
 
     def closing(self, task: str) -> list[int]:
         return [EOS]
+
+    def lengths(self, examples: Examples) -> np.ndarray:
+        """Answers that are text, of many lengths among identifiers that have one, left half of the decoder's tokens to padding; prompts as long as they have
+        actions, a third of the encoder's."""
+        assert examples.searched is not None  # reads_queries
+        number, queries = examples.searched.number, examples.searched.queries.lengths
+        owner, searched = np.repeat(np.arange(len(examples)), number.lengths), number.values >= 0
+        kept = np.where(searched, behind(searched, number.offsets, owner), behind(~searched, number.offsets, owner)) < self.limit
+        marks, name = bool(self.marks), self.tokens["search"].shape[1]
+        tokens = (marks + name + searched * (marks + np.append(queries, 0)[number.values])) * kept
+        text = np.array([self.named(task) is None for task in examples.tasks])[examples.task]
+        asked = examples.query.lengths
+        prompts = np.bincount(owner, tokens, len(examples)).astype(np.int64) + np.where(text, 0, asked)
+        return np.column_stack([np.where(text, asked, 0), prompts])
+
+
+def behind(kind: np.ndarray, offsets: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """int64 [values]: how many of a kind (bool [values]) stand behind each value in its row. owner: int [values], the row."""
+    before = np.concatenate([[0], np.cumsum(kind)])
+    return before[offsets[owner + 1]] - before[1:]
 
 
 def turn(draw: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from model import data
 from model.prompts import Ask
 from model.vocabulary import EOS, PAD, Vocabulary
 
@@ -59,3 +60,6 @@ class Tasks:
 
     def closing(self, task: str) -> list[int]:
         return []
+
+    def lengths(self, examples: data.Examples) -> np.ndarray:
+        return data.lengths(examples, self.tokens["recommend"].shape[1])

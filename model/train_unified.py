@@ -140,6 +140,9 @@ class UnifiedTraining(Training):
                 nodes[i, first : first + len(above)] = above
         return nodes
 
+    def counted_tokens(self) -> np.ndarray:
+        return self.phrasing.lengths(self.train)
+
     def settle(self) -> None:
         """How far the answers to each task trust neighbours, and then by which weights the best of them are ordered."""
         self.settle_trust()

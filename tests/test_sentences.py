@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from worlds import ACT
 
 from model import data, derived
@@ -101,6 +103,34 @@ def test_derived_examples_are_of_training_rows_and_texts_alone(vocabulary: Vocab
     of_apple = [words(vocabulary, said) for said in ("red", "apple", "red apple", "apple red")]
     assert asks[3].text in of_apple and asks[5].text in of_apple and asks[7].text == words(vocabulary, "red apple") and not len(asks[7].items)
     assert made.at[-1] == made.at.max()
+    # What they are batched by is what they hold, but for the words around.
+    answers = [len(ask.text) if phrasing.named(ask.task) is None else 0 for ask in asks]
+    shown = [len(phrasing.history(ask)) + (0 if answer else len(ask.text)) for ask, answer in zip(asks, answers, strict=True)]
+    assert phrasing.lengths(made).tolist() == [list(each) for each in zip(answers, shown, strict=True)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.sampled_from([None, "red apple", "plum"]), max_size=9), min_size=1, max_size=5), st.integers(1, 4), st.booleans())
+def test_lengths_are_those_of_the_history_shown(vocabulary: Vocabulary, histories: list[list[str | None]], limit: int, marked: bool) -> None:
+    phrasing = Sentences(vocabulary, {"history_per_behaviour": limit, "behaviour_tokens": marked})
+    acts = [
+        [{"item_id": "a", "surface": "search" if query else "recommendation", "action": "click", "query": query, "event_ts": None} for query in queries]
+        for queries in histories
+    ]
+    n = len(histories)
+    rows = pa.table(
+        {
+            "task": ["search"] * n,
+            "user_id": ["u"] * n,
+            "history": pa.array(acts, pa.list_(ACT)),
+            "query": ["blue plum"] * n,
+            "target_item_id": ["b"] * n,
+            "event_ts": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * n, pa.timestamp("us", tz="UTC")),
+        }
+    )
+    examples = data.encode(rows, ("recommend", "search"), ITEMS, vocabulary, 32, phrasing)
+    told = [len(phrasing.history(examples.ask(row))) + len(words(vocabulary, "blue plum")) for row in range(n)]
+    assert phrasing.lengths(examples).tolist() == [[0, each] for each in told]
 
 
 def test_terms_are_words_that_stand_out() -> None:

@@ -339,12 +339,21 @@ def test_old_examples_are_drawn_less_often() -> None:
     examples = Examples(("recommend", "search"), (np.arange(n) % 2).astype(np.int8), empty, empty, np.zeros(n, int), at, np.zeros(n, int))
     drawn = {}
     for mixing in ("proportional", "balanced"):
-        rows = np.concatenate(data.batches(examples, 256, mixing, 7, 0, data.chances(examples, 10.0)))
+        rows = np.concatenate(data.batches(examples, data.lengths(examples), 256, mixing, 7, 0, data.chances(examples, 10.0)))
         drawn[mixing] = old[rows].mean()
         assert len(np.unique(rows)) == len(rows) if mixing == "proportional" else len(rows) % 2 == 0
     # 2,000 new rows to 250 old ones, of which each task has its half.
     assert all(abs(share - 1 / 9) < 0.02 for share in drawn.values()), drawn
-    assert len(np.concatenate(data.batches(examples, 256, "proportional", 7, 0, data.chances(examples, 0)))) == n
+    assert len(np.concatenate(data.batches(examples, data.lengths(examples), 256, "proportional", 7, 0, data.chances(examples, 0)))) == n
+
+
+def test_rows_of_like_length_are_batched_together() -> None:
+    """Textual answers apart from identifiers, whatever the prompt; then by prompt; the batches in random order."""
+    lengths, empty = np.array([[0, 9], [5, 1], [0, 2], [0, 8], [0, 3], [6, 9]]), Ragged(np.empty(0, np.int32), np.zeros(7, int))
+    examples = Examples(("recommend",), np.zeros(6, np.int8), empty, empty, np.zeros(6, int), np.zeros(6, "datetime64[us]"), np.zeros(6, int))
+    epochs = [[set(rows.tolist()) for rows in data.batches(examples, lengths, 2, "proportional", 7, epoch, np.ones(6))] for epoch in range(10)]
+    assert all(sorted(map(sorted, made)) == [[0, 3], [1, 5], [2, 4]] for made in epochs)
+    assert len({tuple(map(tuple, map(sorted, made))) for made in epochs}) > 1
 
 
 def of_tasks(task: np.ndarray, target: np.ndarray) -> Examples:

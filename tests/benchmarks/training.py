@@ -62,7 +62,7 @@ def tandem(spec: dict[str, Any], precision: str, compiled: bool, batch: int) -> 
 
     def rows() -> Iterator[np.ndarray]:
         while True:
-            yield from data.batches(training.train, batch, "proportional", 0, training.progress.epoch, training.chance)
+            yield from data.batches(training.train, training.lengths, batch, "proportional", 0, training.progress.epoch, training.chance)
             training.progress.epoch += 1
 
     made = rows()
@@ -106,7 +106,7 @@ def hf(spec: dict[str, Any], precision: str, compiled: bool, batch: int) -> tupl
         epoch = 0
         while True:
             if tuned:
-                yield from data.batches(training.train, batch, "proportional", 0, epoch, training.chance)
+                yield from data.batches(training.train, training.lengths, batch, "proportional", 0, epoch, training.chance)
             else:
                 shuffled = rng.permutation(len(training.train))
                 yield from (shuffled[i : i + batch] for i in range(0, len(shuffled), batch))
