@@ -4,10 +4,10 @@
     python tests/benchmarks/parts.py gensar --log simulated
 
 Runs `python -m jobs study gensar|gensr` on the log of examples/amazon_toys.toml, or on a simulated one (parts_simulated.toml), in a lake at --lake, and asks
-every model that it trained again among 1 + 99 candidates (`sampled`; on the real log alone). Writes tests/benchmarks/results/parts_RECIPE.json,
-parts_RECIPE_simulated.json, or parts_gensr_over_gensar.json where the settings say that, from which readme.py makes the README's tables, and the headline
-figures. Seeds and variants that are there already stay: trainings of hours can be spread over machines. Settings other than of the study must be those
-of before.
+every model that it trained again among 1 + 99 candidates (`sampled`; on the real log alone). Writes tests/benchmarks/results/parts_RECIPE.json, or of
+other names what the settings say: parts_gensr_over_gensar.json; parts_RECIPE_ENCODER.json, in a lake of its own; parts_RECIPE_simulated.json. From these
+readme.py makes the README's tables, and the headline figures. Seeds and variants that are there already stay: trainings of hours can be spread over
+machines. Settings other than of the study must be those of before.
 """
 
 import argparse
@@ -96,6 +96,12 @@ def over_gensar(settings: list[str]) -> bool:
     return load(None, ["train.recipe=gensr", *settings]).gensr.candidates_from == "gensar"
 
 
+def of_text(settings: list[str]) -> str:
+    """What names a text encoder other than the default's."""
+    encoder = load(None, settings).embed.text
+    return "" if encoder == "tfidf" else f"_{Path(encoder).name}"
+
+
 def comparable(before: dict[str, Any], settings: list[str]) -> None:
     """Raises ValueError where the results were made under other settings."""
     if before["settings"] != settings:
@@ -133,19 +139,20 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("recipe", choices=HEADLINES)
     options.add_argument("--log", choices=LOGS, default="amazon_toys")
-    options.add_argument("--lake", default=".tandem/benchmarks/parts")
+    options.add_argument("--lake", help=".tandem/benchmarks/parts, or parts_ENCODER, if not told")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[])
     chosen = options.parse_args()
-    log, lake, real = LOGS[chosen.log], Path(chosen.lake).resolve(), chosen.log == "amazon_toys"
+    shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
+    text = of_text(shaping)
+    log, lake, real = LOGS[chosen.log], Path(chosen.lake or f".tandem/benchmarks/parts{text}").resolve(), chosen.log == "amazon_toys"
     if not real:
         os.environ["TANDEM_DATA"] = str(lake)  # where its warehouse is written
     elif "TANDEM_DATA" not in os.environ:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
         return 69
-    shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
     over = "_over_gensar" if chosen.recipe == "gensr" and over_gensar(shaping) else ""
-    path = HERE / "results" / f"parts_{chosen.recipe}{over}{log.suffix}.json"
+    path = HERE / "results" / f"parts_{chosen.recipe}{over}{text}{log.suffix}.json"
     before = json.loads(path.read_text()) if path.exists() else None
     if before:
         comparable(before, shaping)  # now, not after hours of training
@@ -179,7 +186,8 @@ def command(recipe: str, written: dict[str, Any]) -> str:
 
 def headlines(recipe: str, written: dict[str, Any]) -> None:
     common, held, rows = {key: written[key] for key in ("command", "data", "seeds", "machine", "date", "commit")}, written["catalogue"], []
-    wanted = common["data"] == "amazon_toys" and (recipe != "gensr" or over_gensar(written["settings"]))  # gensar → gensr are the two stages of the figures
+    usual = common["data"] == "amazon_toys" and not of_text(written["settings"])
+    wanted = usual and (recipe != "gensr" or over_gensar(written["settings"]))  # gensar → gensr are the two stages of the figures
     for figure, (variant, rival, task, metric) in (HEADLINES[recipe] if wanted else {}).items():
         own, other = (over_seeds(held, name, f"{task}.{metric}") for name in (variant, rival))
         if own and other:
