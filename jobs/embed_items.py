@@ -202,7 +202,7 @@ def pretrained(name: str) -> tuple[str, Path]:
                 f"embed.text = {name!r}: no such folder, and the hub did not give it ({type(error).__name__}); "
                 f"expected tfidf, {', '.join(PACKAGED)}, a path or a hub name"
             ) from error
-    for part in [folder, *(path.parent for path in folder.glob("*/*.bin"))]:
+    for part in [folder, *(path.parent for path in folder.glob("*/pytorch_model.bin"))]:  # what sentence-transformers would load
         if not list(part.glob("*.safetensors")):
             raise BadArgument(f"embed.text = {name!r}: {part} holds no *.safetensors; pickled weights are not loaded")
     digest = hashlib.sha256()
