@@ -37,8 +37,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     root = tmp_path_factory.mktemp("alone")
     apart = data.batches
 
-    def pairs(examples, batch_size, *rest):
-        made = apart(examples, batch_size // 2, *rest)
+    def pairs(examples, lengths, batch_size, *rest):
+        made = apart(examples, lengths, batch_size // 2, *rest)
         assert [len(rows) for rows in made] == [BATCH] * 18
         return [np.concatenate(made[i : i + 2]) for i in range(0, len(made), 2)]
 
