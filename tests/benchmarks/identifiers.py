@@ -18,26 +18,14 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
 
 from figures import HERE, REPOSITORY, origin
 from nights import DAYS
 
 from jobs.config import Config, load
 
-
-class Name(NamedTuple):
-    construction: str
-    quantizer: str
-    text: str = "tfidf"
-
-    def __str__(self) -> str:
-        return "-".join(part for part in self if part not in ("", "tfidf"))
-
-
 CONSTRUCTIONS = ("content", "search", "rec", "multi_task", "fused_concat", "fused_svd", "separate", "prefix_share")
-KMEANS = [Name(construction, "residual_kmeans") for construction in CONSTRUCTIONS]
-NAMES = [Name("atomic", ""), *KMEANS, Name("multi_task", "rq_vae"), Name("multi_task", "product"), Name("content", "residual_kmeans", "minilm")]
+NAMES = [("atomic", ""), *((construction, "residual_kmeans") for construction in CONSTRUCTIONS), ("multi_task", "rq_vae"), ("multi_task", "product")]
 # Two levels of 256 codes, and the search-tuned vectors beside behaviour, as in the paper; behaviour narrower than text, so that fused_svd has to reduce.
 PAPER = ["identifiers.levels=2", "identifiers.shared_levels=1", "identifiers.codes=256", "identifiers.text_side=search", "embed.text_dim=128"]
 SMALL = ["identifiers.codes=16", "embed.text_dim=24", "embed.behaviour_dim=16", "train.backbone=micro", "train.epochs=2", "train.text_vocabulary=500"]
@@ -55,7 +43,6 @@ def main() -> int:
     options.add_argument("--set", action="append", default=[])
     options.add_argument("--quick", action="store_true", help="a simulated world and a model of no use")
     options.add_argument("--fresh", action="store_true", help="forget what was done")
-    options.add_argument("--only", choices=list(map(str, NAMES)), nargs="+", help="these names alone; the results of the others stay")
     chosen = options.parse_args()
     if not chosen.quick and "TANDEM_DATA" not in os.environ:
         print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
@@ -67,33 +54,17 @@ def main() -> int:
     if chosen.fresh:
         shutil.rmtree(lake, ignore_errors=True)
     day = date.fromisoformat("2026-11-19" if chosen.quick else DAYS[chosen.name])
-    names = [name for name in NAMES if not chosen.only or str(name) in chosen.only]
-    rows = compare(lake, day, None if chosen.quick else str(REPOSITORY / "examples" / f"{chosen.name}.toml"), chosen.set, names)
+    rows = compare(lake, day, None if chosen.quick else str(REPOSITORY / "examples" / f"{chosen.name}.toml"), chosen.set)
     command = " ".join(["python tests/benchmarks/identifiers.py", "--quick" if chosen.quick else chosen.name, *(f"--set {each}" for each in chosen.set)])
     told = {**origin(command, data, [7]), "rows": rows}
     target = lake / "identifiers.json" if chosen.quick else HERE / "results" / "identifiers.json"
-    if chosen.only and target.exists():
-        told = joined(json.loads(target.read_text()), told)
     target.write_text(json.dumps(told, indent=1) + "\n")
     print(f"{len(rows)} names compared: {target}")
     return 0
 
 
-def of_row(row: dict) -> Name:
-    return Name(row["construction"], row["quantizer"], row.get("text", "tfidf"))
-
-
-def joined(before: dict, now: dict) -> dict:
-    """What was measured now, and the names that were measured only before. Raises ValueError where that was by another command."""
-    if before["command"] != now["command"]:
-        raise ValueError(f"the results are of {before['command']!r}, not of {now['command']!r} (--set): keep to it, or move the file of results away")
-    rows = {of_row(row): row for row in (*before["rows"], *now["rows"])}
-    commits = ", ".join(dict.fromkeys([*before["commit"].split(", "), now["commit"]]))
-    return now | {"rows": [rows[name] for name in NAMES if name in rows], "commit": commits}
-
-
-def compare(lake: Path, day: date, file: str | None, overrides: list[str], names: list[Name]) -> list[dict]:
-    """A row per name. file: the configuration; None simulates a world."""
+def compare(lake: Path, day: date, file: str | None, overrides: list[str]) -> list[dict]:
+    """A row per name, in the order of NAMES. file: the configuration; None simulates a world."""
     settings = [*PAPER, *MEASURED]
     if file is None:
         settings += [*SMALL, *WORLD, f"ingest.base_day={day}", f"simulate.path={lake / 'warehouse'}"]
@@ -110,22 +81,17 @@ def compare(lake: Path, day: date, file: str | None, overrides: list[str], names
             step(verb, shared, day)
         marker.touch()
     rows = []
-    for name in names:
-        named = [
-            "identifiers.scheme=semantic",
-            f"identifiers.construction={name.construction}",
-            f"identifiers.quantizer={name.quantizer}",
-            f"embed.text={name.text}",
-        ]
-        root = lake / str(name)
-        config = configured(root, *(named if name.quantizer else ["identifiers.scheme=atomic"]))
+    for construction, quantizer in NAMES:
+        named = ["identifiers.scheme=semantic", f"identifiers.construction={construction}", f"identifiers.quantizer={quantizer}"]
+        root = lake / f"{construction}-{quantizer}".rstrip("-")
+        config = configured(root, *(named if quantizer else ["identifiers.scheme=atomic"]))
         done = root / f"row-{config.hash()}.json"
         if not done.exists():
             shutil.rmtree(root, ignore_errors=True)
             for table in ("items", "corpora"):
                 shutil.copytree(lake / "shared" / table, root / table, copy_function=os.link)
-            log.info("names: %s", name)
-            done.write_text(json.dumps({**name._asdict(), **measured(config, day)}, indent=1) + "\n")
+            log.info("names: %s %s", construction, quantizer)
+            done.write_text(json.dumps({"construction": construction, "quantizer": quantizer, **measured(config, day)}, indent=1) + "\n")
         rows.append(json.loads(done.read_text()))
     return rows
 

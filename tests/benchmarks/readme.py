@@ -99,8 +99,7 @@ def identifiers(path: Path) -> str:
         recall = ["{:.4f} [{:.4f}, {:.4f}]".format(*row["recall"][task][k][:3]) for task, k in columns]
         codes = [of_view for _, of_view in sorted(row["codes"].items()) if "largest_collision" in of_view]
         use = [" / ".join(told(of_view) for of_view in codes) or "–" for told in (colliding, largest, used, perplexity)]
-        of_what = row["construction"] + (f" ({row['text']})" if row.get("text", "tfidf") != "tfidf" else "")
-        lines.append(f"| {of_what} | {row['quantizer'] or '–'} | " + " | ".join([*recall, *use, f"{row['seconds']['train']:.0f}"]) + " |")
+        lines.append(f"| {row['construction']} | {row['quantizer'] or '–'} | " + " | ".join([*recall, *use, f"{row['seconds']['train']:.0f}"]) + " |")
     return "\n".join(lines)
 
 
