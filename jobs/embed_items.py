@@ -2,7 +2,7 @@
 
 Reads items, corpora. Writes item_embeddings (the day), and the files artifacts/encoders/HASH.
 
-The text encoder is frozen: fitted on the first night's catalogue, or named by path, it serves all later nights, so that an item keeps its vector
+The text encoder is frozen: fitted on the first night's catalogue, or pretrained (`embed.text`), it serves all later nights, so that an item keeps its vector
 while its text stays. `encoder` names it by its content. It is fitted anew when `identifiers.retrain` is set or when its settings change.
 
 The views `search` and `multi_task` are the text's vectors by a bi-encoder (`model.biencoder`) trained here on training rows, at most

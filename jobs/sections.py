@@ -126,7 +126,7 @@ class Corpora(Section):
 
 class Embed(Section):
     text: PathText = Field(default="tfidf", description="tfidf; minilm, a sentence encoder (extra minilm); or the path or hub name of a Hugging Face encoder")
-    text_dim: int = Field(default=64, ge=2, description="dimensions of the tfidf encoder (an encoder of a path has its own)")
+    text_dim: int = Field(default=64, ge=2, description="dimensions of the tfidf encoder (a pretrained one has its own)")
     behaviour_dim: int = Field(default=64, ge=2, description="rank of the ALS item factors")
     fit_sample: int = Field(default=200_000, ge=100, description="items that an encoder or quantizer is fitted on, at most; also the pairs of a tuned one")
     item_pairs: float = Field(default=1.0, ge=0, description="weight of the loss on items of one user beside that on search clicks (multi_task)")

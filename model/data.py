@@ -235,7 +235,7 @@ def by_weight(examples: Examples, drawn: np.ndarray, weights: np.ndarray, rng: n
 
 
 def lengths(examples: Examples, per_action: int = 1) -> np.ndarray:
-    """int64 [n, 2]: tokens of an answer that is text, of which there are none here; and about how many a prompt has. per_action: tokens of an item in it."""
+    """What `batches` goes by where no answer is text, int64 [n, 2]: none, and about how many tokens a prompt has. per_action: tokens of an item in it."""
     shows = np.array([task != "search" or examples.searched is not None for task in examples.tasks])  # its history, for sure
     prompts = per_action * examples.history.lengths * shows[examples.task] + examples.query.lengths
     return np.column_stack([np.zeros_like(prompts), prompts])
@@ -244,7 +244,7 @@ def lengths(examples: Examples, per_action: int = 1) -> np.ndarray:
 def batches(examples: Examples, lengths: np.ndarray, batch_size: int, mixing: Mixing, seed: int, epoch: int, chance: np.ndarray) -> list[np.ndarray]:
     """The epoch's batches as row numbers, a pure function of (seed, epoch): rows of like length together, batches in random order.
 
-    lengths: int64 [n, 2], as a phrasing gives them.
+    lengths: int64 [n, 2], as `Phrasing.lengths` tells them; like ones in the first column stay together before those in the second.
     """
     rng = np.random.default_rng((seed, epoch))
     rows = epoch_rows(examples, mixing, rng, chance)

@@ -129,7 +129,6 @@ class Sentences:
     def lengths(self, examples: Examples) -> np.ndarray:
         """Answers that are text, of many lengths among identifiers that have one, left half of the decoder's tokens to padding; prompts as long as they have
         actions, a third of the encoder's."""
-        assert examples.searched is not None  # reads_queries
         number, queries = examples.searched.number, examples.searched.queries.lengths
         owner, searched = np.repeat(np.arange(len(examples)), number.lengths), number.values >= 0
         kept = np.where(searched, behind(searched, number.offsets, owner), behind(~searched, number.offsets, owner)) < self.limit
