@@ -298,7 +298,7 @@ class Gate(Section):
 
 class Recommend(Section):
     k: int = Field(default=20, ge=1, le=1000)
-    beams: int = Field(default=20, ge=1, description="beams of semantic identifiers, at least k; atomic ones are exact")
+    beams: int = Field(default=20, ge=1, description="beams of semantic identifiers, at least k, and 100 with train.similarity; atomic ones are exact")
     exclude_seen: bool = Field(default=True, description="leave out items of the user's history")
     model: Literal["of_day", "newest"] = Field(
         default="of_day", description="of passed models the newest up to the day, or the newest of all (for backfills); also of search and suggest"

@@ -31,9 +31,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 VIEWS = "item_views."  # before the names of an artifact's views of its items
 LATEST = 20  # distinct items of a history that candidates are compared with
 EVERY_WORD = "every word"  # whether an item holds all of the query's
-DEEP = 100  # answers of one token that are ordered again
+DEEP = 100  # answers that are ordered again; of several codes each is a beam, and 20 of them are too few to order (README, "gensar on a real log")
 BATCH_CELLS = 1 << 24  # scores held at once by a decoding step (floats): 64 MiB
 CPU_BATCH, BATCH = 32, 256  # requests; on a CPU what a step touches then stays in the cache: 256 are 1.3 times slower
+CPU_BEAMS = 1024  # of all requests of a batch there: 32 requests of 100 beams take 1.6 times as long as 8 at a time
 # Batches are of so many requests and tokens, or a multiple: oneDNN makes and keeps a kernel for each shape, 300 MB of them after 5,000 requests of all shapes.
 ROWS, TOKENS = 8, 4
 
@@ -129,8 +130,8 @@ class Ranker:
         return [ask._replace(items=ask.items[:0], searched=()) for ask in asks] if hidden else asks
 
     def depth(self, k: int, beams: int) -> int:
-        """How many answers are ordered again: more cost next to nothing where an answer is one token, and a beam each where it is several."""
-        return max(k, beams, DEEP if self.vocabulary.depth == 1 else 0)
+        """How many answers are ordered again."""
+        return max(k, beams, DEEP)
 
     def ordered(self, task: str, asks: Sequence[Ask], answers: Sequence[Answer], k: int) -> list[Answer]:
         """The best `k` of each answer by the utility that the task's weights in `order` give its features; of equals the first."""
@@ -191,10 +192,12 @@ class Ranker:
         usable.sort(key=lambda i: len(sources[i]))
         answers = [NOTHING] * len(asks)
         tokens = len(opening) + constraint.depth + len(closing) if closing else 1
-        width = max(beams, k) if closing or text else 1  # beams that a whole softmax is held for
-        children = constraint.leaves if constraint.depth == 1 else max(beams, k) * max(constraint.widths)
+        beams = max(beams, k)
+        width = beams if closing or text else 1  # beams that a whole softmax is held for
+        children = constraint.leaves if constraint.depth == 1 else beams * max(constraint.widths)
         per_request = max(children, len(self.decoder.head) * width)
-        size = max(1, min(CPU_BATCH if self.device.type == "cpu" else BATCH, BATCH_CELLS // per_request))
+        most = CPU_BATCH if constraint.depth == 1 else min(CPU_BATCH, max(ROWS, CPU_BEAMS // beams // ROWS * ROWS))
+        size = max(1, min(most if self.device.type == "cpu" else BATCH, BATCH_CELLS // per_request))
         for first in range(0, len(usable), size):
             chosen = usable[first : first + size]
             batch = chosen + chosen[-1:] * (-len(chosen) % min(ROWS, size))
@@ -205,7 +208,7 @@ class Ranker:
             pointed = None
             if self.pointers and not text:
                 pointed = self.spreads[self.vocabulary.view(task)].dense(self.pointers(pointing([asks[i] for i in batch]).to(self.device)), len(batch))
-            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, max(beams, k), blocked, opening, closing, only, among, pointed)
+            leaves, scores = beam_search(self.decoder, constraint, source, begin, k, beams, blocked, opening, closing, only, among, pointed)
             leaves, scores = leaves[: len(chosen)].cpu().numpy(), (scores[: len(chosen)].double() / tokens).cpu().numpy()
             for i, row, value in zip(chosen, leaves, scores, strict=True):
                 found = np.isfinite(value)
