@@ -212,6 +212,7 @@ def trade_off(reached: dict[tuple[str, str], Interval]) -> str:
     for (low, high), bound in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
         lacking = max(0.0, NARROWEST * high - (high - low)) / 2  # else a difference of a millionth would fill the drawing
         bound(low - lacking, high + lacking)
+    axes.locator_params(axis="x", nbins=6)  # four decimals are wide
     axes.set_xlabel("recommend, NDCG@10")
     axes.set_ylabel("search, NDCG@10")
     told = "; ".join(f"{whole_or(name)} {x:.3f}, {y:.3f}" for name, (x, y) in both.items())
