@@ -225,7 +225,7 @@ def tally(judged: DataFrame, items: DataFrame) -> dict[tuple[str, str | None, da
     """(source, reason, day where accepted) → rows."""
     counts = judged.groupBy("source", "reason", F.when(F.col("reason").isNull(), F.col("ds")).alias("ds")).count()
     counts = counts.union(items.groupBy("source", "reason").agg(F.lit(None).cast("date"), F.count("*")))
-    return {(row["source"], row["reason"], row["ds"]): row["count"] for row in counts.collect()}
+    return {(row["source"], row["reason"], row["ds"]): row["count"] for row in counts.collect()}  # a row per source, reason and open day
 
 
 def refuse_empty(rows_in: dict[str, int], deliveries: dict[str, Delivery], day: date, allow_empty: bool) -> None:

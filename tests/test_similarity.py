@@ -56,7 +56,7 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
     assert list(found.order["search"]) == found.feature_names == ["score", *names(found.views), "every word"]
     found.order["recommend"] |= {"score": 0.5, "text nearest": 3.0, "behaviour latest": -2.0}
     histories, nothing = [[act(start), act(start + 2)] for start in range(12)], [None] * 12
-    again = found.rank("recommend", histories, nothing, 5, exclude=[[ITEMS[start]] for start in range(12)])
+    again = found.rank("recommend", histories, nothing, 5, beams=1, exclude=[[ITEMS[start]] for start in range(12)])
     order, found.order = found.order, {}
     plain = found.rank("recommend", histories, nothing, 12, exclude=[[ITEMS[start]] for start in range(12)])
     asks = found.asks("recommend", histories, nothing)
