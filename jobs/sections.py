@@ -213,8 +213,8 @@ class Train(Section):
     )
     similarity: bool = Field(
         default=True,
-        description="the best answers are ordered again by their score, their similarity to the history in item_embeddings, and whether they hold every word "
-        "of the query, weighed by what validation's requests chose",
+        description="the best answers are ordered again by their score, their similarity to the history in item_embeddings, whether they hold every word "
+        "of the query, and how many people of late chose them, at all and for this query, weighed by what validation's requests chose",
     )
     tied: bool = Field(default=True, description="output rows are the input embeddings")
     item_init: Literal["vectors", "random"] = Field(default="vectors", description="a token begins near the vectors of the items that carry it, or at random")

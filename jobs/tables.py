@@ -220,7 +220,7 @@ RANKING = {"rank": "rank >= 1", "score": "score = score AND NOT isnan(score)", "
 USER_ID = Column("user_id", "STRING", "the warehouse's (pseudonymous) user key")
 ANSWER = (
     Column("item_id", "STRING", "the warehouse's item key; available on ds"),
-    Column("score", "DOUBLE", "the model's log-probability and similarity to the request, weighed; of one request alone; non-increasing with rank"),
+    Column("score", "DOUBLE", "the model's log-probability, similarity to the request and popularity, weighed; of one request alone; non-increasing with rank"),
     Column("source", "STRING", "model, or popular where the model had no answer"),
 )
 ORIGIN = (MODEL_VERSION, RUN_ID, Column("generated_at", "TIMESTAMP", "when the row was made"))

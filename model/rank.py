@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import artifact, choice, trie
+from model import artifact, choice, popularity, trie
 from model.decode import Constraint, Decoder, beam_search
 from model.phrasings import phrasing_of
 from model.pointers import PREFIX, Pointers, pointing
+from model.popularity import Popularity
 from model.prompts import Ask, padded
 from model.recipes import RECIPES, SERVED
 from model.similarity import names, similarity
@@ -59,6 +60,7 @@ class Ranker:
         self.pointers = Pointers.loaded(weights, len(self.item_ids)) if f"{PREFIX}weight" in weights else None
         self.spreads = {view: Spread(held).to(self.device) for view, held in self.tries.items()} if self.pointers else {}
         self.views = {name.removeprefix(VIEWS): rows for name, rows in weights.items() if name.startswith(VIEWS)}
+        self.popularity = Popularity.loaded(weights)
         self.order: Mapping[str, Mapping[str, float]] = config.get("order", {})
         # With one token per item it is all the same; an artifact of before the setting was trained over all tokens.
         self.among = "valid" if self.pointers else config.get("softmax", "all") if vocabulary.depth > 1 else "all"
@@ -136,7 +138,7 @@ class Ranker:
     def ordered(self, task: str, asks: Sequence[Ask], answers: Sequence[Answer], k: int) -> list[Answer]:
         """The best `k` of each answer by the utility that the task's weights in `order` give its features; of equals the first."""
         made = []
-        for (rows, _), of_answer in zip(answers, self.features(asks, answers), strict=True):
+        for (rows, _), of_answer in zip(answers, self.features(task, asks, answers), strict=True):
             utility = choice.utility(self.order[task], self.feature_names, of_answer)
             best = np.argsort(-utility, kind="stable")[:k]
             made.append((rows[best], utility[best]))
@@ -144,14 +146,17 @@ class Ranker:
 
     @property
     def feature_names(self) -> list[str]:
-        return [choice.SCORE, *names(self.views), *([EVERY_WORD] if self.pointers else [])]
+        popular = popularity.NAMES if self.popularity else ()
+        return [choice.SCORE, *names(self.views), *([EVERY_WORD] if self.pointers else []), *popular]
 
-    def features(self, asks: Sequence[Ask], answers: Sequence[Answer]) -> list[np.ndarray]:
+    def features(self, task: str, asks: Sequence[Ask], answers: Sequence[Answer]) -> list[np.ndarray]:
         """Of each answer float64 [items, `feature_names`]."""
-        offered = [rows for rows, _ in answers]
+        offered, queries = [rows for rows, _ in answers], [ask.text for ask in asks]
         told = [[scores for _, scores in answers], similarity(self.views, [ask.items for ask in asks], offered, LATEST)]
         if self.pointers:
-            told.append(self.pointers.every_word([ask.text for ask in asks], offered))
+            told.append(self.pointers.every_word(queries, offered))
+        if self.popularity:
+            told.append(self.popularity.features(task, queries, offered))
         return [np.column_stack(of_request) for of_request in zip(*told, strict=True)]
 
     def suggest(self, asks: Sequence[Ask], queries: Constraint, k: int, beams: int) -> list[Answer]:

@@ -17,6 +17,7 @@ from model.metrics import ndcg_at, recall_at
 from model.neighbours import neighbours
 from model.phrasings import phrasing_of
 from model.pointers import Pointers, carried, pointing
+from model.popularity import Popularity
 from model.prompts import Ask
 from model.rank import VIEWS, Answer, Ranker
 from model.recipes import RECIPES, SERVED
@@ -38,6 +39,7 @@ class UnifiedTraining(Training):
         self.vocabulary = corpus.make_vocabulary(spec, codes, rows["train"])
         self.phrasing = phrasing_of(self.settings["recipe"])(self.vocabulary, self.settings | {"history_length": spec["history_length"]})
         train, valid = (self.examples(rows[split]) for split in ("train", "valid"))
+        self.popularity = Popularity.of(train, len(self.item_ids)) if self.settings["similarity"] else None
         texts = corpus.item_texts(spec, self.item_ids) if set(self.tasks) - set(SERVED) else []
         how = [self.settings[key] for key in ("max_text_tokens", "pseudo_queries", "pseudo_per_item")]
         train = derived(train, self.tasks, texts, self.vocabulary, *how, seed)
@@ -105,7 +107,10 @@ class UnifiedTraining(Training):
             embedding[known] = rows[known].to(embedding.dtype)
 
     def kept(self) -> dict[str, torch.Tensor]:
-        return artifact.weights_of(self.model) | (self.model.pointers.kept() if self.model.pointers else {}) | self.views
+        kept = artifact.weights_of(self.model) | self.views
+        for part in (self.model.pointers, self.popularity):
+            kept |= part.kept() if part is not None else {}
+        return kept
 
     def config(self) -> dict[str, Any]:
         told = {"t5": self.model.shape(), "recipe": self.settings["recipe"], "tasks": list(self.tasks), "history_length": self.spec["history_length"]}
@@ -155,7 +160,7 @@ class UnifiedTraining(Training):
         for task in (task for task in SERVED if task in self.tasks):
             held, asks, answers = self.answered(ranker, task, ranker.depth(10, BEAMS))
             chosen = [rank_of(rows, target) - 1 for (rows, _), target in zip(answers, held.target, strict=True)]
-            self.order[task] = choice.fit(ranker.feature_names, ranker.features(ranker.shown(task, asks), answers), chosen)
+            self.order[task] = choice.fit(ranker.feature_names, ranker.features(task, ranker.shown(task, asks), answers), chosen)
             log.info("%s: answers are in the order of %s", task, choice.formula(self.order[task]))
 
     def settle_trust(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
-from model import rank, train
+from model import popularity, rank, train
 from model.rank import Ranker
 from model.similarity import names, similarity
 
@@ -53,14 +53,14 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
     assert train.main([str(tmp_path / "spec.json")]) == 0
     found = rank.load(str(tmp_path / "artifact"))
     assert set(found.order) == {"recommend", "search"} and found.depth(5, 20) == 100
-    assert list(found.order["search"]) == found.feature_names == ["score", *names(found.views), "every word"]
+    assert list(found.order["search"]) == found.feature_names == ["score", *names(found.views), "every word", *popularity.NAMES]
     found.order["recommend"] |= {"score": 0.5, "text nearest": 3.0, "behaviour latest": -2.0}
     histories, nothing = [[act(start), act(start + 2)] for start in range(12)], [None] * 12
     again = found.rank("recommend", histories, nothing, 5, beams=1, exclude=[[ITEMS[start]] for start in range(12)])
     order, found.order = found.order, {}
     plain = found.rank("recommend", histories, nothing, 12, exclude=[[ITEMS[start]] for start in range(12)])
     asks = found.asks("recommend", histories, nothing)
-    for (rows, scores), (offered, _), features in zip(again, plain, found.features(asks, plain), strict=True):
+    for (rows, scores), (offered, _), features in zip(again, plain, found.features("recommend", asks, plain), strict=True):
         totals = features @ list(order["recommend"].values())
         best = np.argsort(-totals, kind="stable")[:5]
         assert rows.tolist() == offered[best].tolist() and len(offered) == 11
@@ -81,7 +81,7 @@ def test_a_search_that_shows_no_history_is_not_ordered_by_it(tmp_path: Path) -> 
     (tmp_path / "spec.json").write_text(json.dumps(training_spec(tmp_path, epochs=1, history_in_search=0.0, similarity=True)))
     assert train.main([str(tmp_path / "spec.json")]) == 0
     found = rank.load(str(tmp_path / "artifact"))
-    assert {name: weight for name, weight in found.order["search"].items() if name != "score" and weight} == {}
+    assert {name: weight for name, weight in found.order["search"].items() if name in names(found.views) and weight} == {}
     answers = [found.rank("search", [history], ["thing"], 12)[0] for history in ([act(3)], [])]
     assert np.array_equal(answers[0][0], answers[1][0]) and np.array_equal(answers[0][1], answers[1][1])
 
@@ -93,4 +93,18 @@ def test_the_artifact_keeps_the_views_and_a_model_without_has_none(tmp_path: Pat
         (tmp_path / "spec.json").write_text(json.dumps(spec))
         assert train.main([str(tmp_path / "spec.json")]) == 0
         found = rank.load(str(tmp_path / str(on)))
-        assert isinstance(found, Ranker) and len(found.views) == kept and bool(found.order) == on
+        assert isinstance(found, Ranker) and len(found.views) == kept and bool(found.popularity) == bool(found.order) == on
+
+
+def test_only_what_the_model_is_trained_on_counts_as_popular(tmp_path: Path) -> None:
+    """Whatever is chosen in validation and test, popularity is the same."""
+    held, spec = [], training_spec(tmp_path, epochs=1, similarity=True)
+    for last in (None, ITEMS[0]):
+        later = {"target_item_id": last} if last else {}
+        write_lake(tmp_path, [row | (later if row["event_ts"].isoformat() >= spec["valid_from"] else {}) for row in checkerboard_rows()])
+        spec |= {"output": str(tmp_path / f"artifact-{last}"), "work": str(tmp_path / f"work-{last}")}
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        assert train.main([str(tmp_path / "spec.json")]) == 0
+        held.append(rank.load(spec["output"]).popularity)
+    assert held[0].chosen.sum() > 0 and len(held[0].items) == 12
+    assert all(np.array_equal(one, other) for one, other in zip(*held, strict=True))
