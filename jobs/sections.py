@@ -6,7 +6,7 @@ Values alone: where they come from, and how a wrong one is told, is in `jobs.con
 import os
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -350,6 +350,9 @@ class Study(Section):
         default=(), description="joint: also models that see at most so many examples per item of the added task, e.g. [5, 50]"
     )
     variants: tuple[str, ...] = Field(default=(), description="gensar, gensr: which of its variants stand beside the whole model, all for none named")
+    own: dict[str, dict[str, Any]] = Field(
+        default={}, description="gensar, gensr: settings of train that a variant has to itself, e.g. { bridge = { dropout = 0.3 } }"
+    )
     points: Literal["all", "ends"] = Field(default="all", description="every setting of the knob, or its two ends")
     workers: int | None = Field(default=None, ge=1, description="settings trained side by side, one thread each; none is one per core")
 

@@ -18,6 +18,7 @@ from datetime import date
 from typing import Any
 
 from delta import DeltaTable
+from pydantic import ValidationError
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -78,12 +79,23 @@ def variants(config: Config, seed: int) -> dict[str, Config]:
     """Name → configuration, the whole model first, of the recipe's parts those that study.variants asks for."""
     made = {WHOLE: {}, **PARTS[config.train.recipe](config)}
     chosen = config.study.variants or tuple(made)
-    unknown = [name for name in chosen if name not in made]
-    if unknown:
-        raise BadArgument(f"study.variants: found {', '.join(unknown)}, allowed are {', '.join(made)}")
+    for key, names in (("variants", chosen), ("own", config.study.own)):
+        unknown = [name for name in names if name not in made]
+        if unknown:
+            raise BadArgument(f"study.{key}: found {', '.join(unknown)}, allowed are {', '.join(made)}")
     common = {"seed": seed, "warm_start": False, "patience": config.train.epochs}
     wanted = {name: {**changes, "train": changes.get("train", {}) | common} for name, changes in made.items() if name in (WHOLE, *chosen)}
-    return {name: changed(config, changes) for name, changes in wanted.items()}
+    return {name: with_own(changed(config, changes), name) for name, changes in wanted.items()}
+
+
+def with_own(config: Config, name: str) -> Config:
+    """With what study.own says of the variant. Raises BadArgument for a setting that train does not have, or may not."""
+    own = config.study.own.get(name, {})
+    try:
+        return config.model_copy(update={"train": type(config.train).model_validate(config.train.model_dump() | own)})
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, each['loc']))} = {each['input']!r}: {each['msg']}" for each in error.errors())
+        raise BadArgument(f"study.own.{name}: {told}; allowed are train's settings") from error
 
 
 def changed(config: Config, changes: Changes) -> Config:

@@ -46,6 +46,26 @@ def test_every_part_of_gensar_is_a_value() -> None:
         variants(load(None, ["train.recipe=gensar", 'study.variants=["swimming"]']), 0)
 
 
+def test_a_variant_has_settings_to_itself() -> None:
+    """E.g. a rival at its own best dropout, which is not the whole model's."""
+    words = ["train.recipe=gensar", "train.dropout=0.1", 'study.variants=["bridge", "semantic_only"]']
+    asked = variants(load(None, [*words, "study.own={ bridge = { dropout = 0.3, epochs = 4 } }"]), 0)
+    assert {name: (held.train.dropout, held.train.epochs) for name, held in asked.items()} == {
+        "model": (0.1, 12),
+        "bridge": (0.3, 4),
+        "semantic_only": (0.1, 12),
+    }
+    plain = variants(load(None, words), 0)
+    assert all(asked[name] == plain[name].model_copy(update={"study": asked[name].study}) for name in ("model", "semantic_only"))
+    for own, told in (
+        ("{ swimming = {} }", "study.own: found swimming"),
+        ("{ bridge = { dropout = 2 } }", "dropout = 2"),
+        ("{ bridge = { drop = 1 } }", "drop = 1"),
+    ):
+        with pytest.raises(BadArgument, match=told):
+            variants(load(None, [*words, f"study.own={own}"]), 0)
+
+
 def test_every_part_of_gensr_is_a_value() -> None:
     whole = load(None, ["train.recipe=gensr"])
     asked = variants(whole, 0)

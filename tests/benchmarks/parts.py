@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from datetime import date
@@ -143,7 +144,7 @@ def main() -> int:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[])
     chosen = options.parse_args()
-    shaping = [each for each in chosen.set if not each.startswith(("study.", "spark."))]
+    shaping = [each for each in chosen.set if each.startswith("study.own") or not each.startswith(("study.", "spark."))]
     text = of_text(shaping)
     log, lake, real = LOGS[chosen.log], Path(chosen.lake or f".tandem/benchmarks/parts{text}").resolve(), chosen.log == "amazon_toys"
     if not real:
@@ -179,7 +180,7 @@ def main() -> int:
 def command(recipe: str, written: dict[str, Any]) -> str:
     """The one that makes all of it, on one machine."""
     variants = sorted({name for of_seed in written["catalogue"].values() for name in of_seed} - {WHOLE, FIRST}) or [WHOLE]  # none named would be all
-    settings = (f"--set {each}" for each in [*written["settings"], f"'study.variants={json.dumps(variants)}'"])
+    settings = (f"--set {shlex.quote(each)}" for each in [*written["settings"], f"study.variants={json.dumps(variants)}"])
     log = "" if written["data"] == "amazon_toys" else f" --log {written['data']}"
     return " ".join([f"python tests/benchmarks/parts.py {recipe}{log} --seeds", *map(str, written["seeds"]), *settings])
 
