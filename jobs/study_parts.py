@@ -139,7 +139,9 @@ def models(spark: SparkSession, day: date, asked: dict[str, Config]) -> dict[str
     made, candidates = {}, None
     if RECIPES[whole.train.recipe].second_stage:
         log.info("study %s: seed %d, the first stage", whole.train.recipe, whole.train.seed)
-        made[FIRST] = trained(spark, train.of_first_stage(whole), day, pinned, written)
+        first = train.of_first_stage(whole)
+        own = named(spark, first, day) if first.train.recipe == GENSAR.name else None  # the same model as the whole of gensar's own study
+        made[FIRST] = trained(spark, first, day, pinned, written, own)
         candidates = f"{whole.files}/{made[FIRST].artifact}"
     for done, (name, variant) in enumerate(asked.items(), 1):
         log.info("study %s: seed %d, %s (%d of %d)", whole.train.recipe, variant.train.seed, name, done, len(asked))
