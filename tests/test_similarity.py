@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
-from model import popularity, rank, train
+from model import artifact, popularity, rank, train
 from model.rank import Ranker
 from model.similarity import names, similarity
 
@@ -74,6 +74,20 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
 
 def act(item: int) -> dict:
     return {"item_id": ITEMS[item % 12], "surface": "recommendation", "query": None}
+
+
+def test_a_model_of_before_popularity_answers_as_it_did(tmp_path: Path) -> None:
+    write_lake(tmp_path, checkerboard_rows())
+    (tmp_path / "spec.json").write_text(json.dumps(training_spec(tmp_path, epochs=1, history_in_search=1.0, similarity=True)))
+    assert train.main([str(tmp_path / "spec.json")]) == 0
+    weights, *rest = artifact.load(tmp_path / "artifact")
+    before = Ranker({name: part for name, part in weights.items() if not name.startswith(popularity.PREFIX)}, *rest)
+    now = Ranker(weights, *rest)
+    assert [*before.feature_names, *popularity.NAMES] == now.feature_names
+    now.order = {task: of_task | dict.fromkeys(popularity.NAMES, 0.0) for task, of_task in now.order.items()}
+    for task, query in (("recommend", None), ("search", "thing two")):
+        (rows, scores), (own, same) = (held.rank(task, [[act(3), act(5)]], [query], 12)[0] for held in (before, now))
+        assert np.array_equal(rows, own) and np.allclose(scores, same) and len(rows) == 12
 
 
 def test_a_search_that_shows_no_history_is_not_ordered_by_it(tmp_path: Path) -> None:
