@@ -1,7 +1,7 @@
 """How a study looks: its points in, one HTML text out.     Reads and writes nothing; drawn as `jobs.page` draws."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from html import escape
 from statistics import mean
@@ -175,8 +175,17 @@ def named(method: str) -> str:
     return "joint" if method == "model" else method.partition("_")[2].replace("_", " ")
 
 
-def parts(day: date, recipe: str, reached: dict[tuple[str, str], Interval], gains: dict[tuple[str, str], Interval], seeds: int, stated: tuple[int, int]) -> str:
-    """reached: (task, variant) → NDCG@10. gains: (task, variant) → gain of the whole model, a share. stated: signs as the paper has them, of how many."""
+def parts(
+    day: date,
+    recipe: str,
+    reached: dict[tuple[str, str], Interval],
+    gains: dict[tuple[str, str], Interval],
+    seeds: int,
+    stated: tuple[int, int],
+    own: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """reached: (task, variant) → NDCG@10. gains: (task, variant) → gain of the whole model, a share. stated: signs as the paper has them, of how many.
+    own: variant → settings of train that it has to itself."""
     tasks, names = ("recommend", "search"), list(dict.fromkeys(name for _, name in reached))
     claims = {
         "gensar": "the whole model above the one without the part, above either identifier alone, and above each task alone",
@@ -191,9 +200,13 @@ def parts(day: date, recipe: str, reached: dict[tuple[str, str], Interval], gain
         held = [f"{reached[task, name][0]:.4f}" if (task, name) in reached else "–" for task in tasks]
         rows.append([whole_or(name), *held, *(percent(gains[task, name]) if (task, name) in gains else "–" for task in tasks)])
     made.append(table(["variant", "recommend NDCG@10", "search NDCG@10", "whole over it, recommend", "whole over it, search"], rows))
+    to_itself = [
+        f"{whole_or(name)} with {', '.join(f'{key} = {value}' for key, value in held.items())}" for name, held in own.items() if name in names and held
+    ]
+    trained = f", {escape('; '.join(to_itself))}" if to_itself else ""
     made.append(
         f"<p class=\"quiet\">Whole catalogue, the day's test examples; mean of {seeds} seed(s), 95 % interval of the gain by Student's t over seeds. "
-        "Every variant was trained for the same epochs.</p>"
+        f"Every variant was trained with the same settings but for its part{trained}.</p>"
     )
     return whole(day, made)
 

@@ -187,7 +187,7 @@ def run(config: Config, day: date, run_id: str, subject: str) -> dict[str, Any]:
         for task in SERVED
         if (task, "all", name, "ndcg", evaluate.GATE_K) in per_seed[0]
     }
-    put(spark, path, study_page.parts(day, subject, reached, gains, len(per_seed), (better, of)))
+    put(spark, path, study_page.parts(day, subject, reached, gains, len(per_seed), (better, of), config.study.own))
     for (task, name), (mean, low, high) in gains.items():
         log.info("study %s, %s: whole over %s %+.1f %% (%.1f to %.1f)", subject, task, name, 100 * mean, 100 * low, 100 * high)
     log.info("study %s: %d of %d signs as the paper states them: %s", subject, better, of, path)

@@ -111,7 +111,8 @@ def test_gains_over_seeds_and_the_signs_stated() -> None:
     assert as_stated(gains) == (4, 5)  # search without marks is better; bridge is no ablation
     reached = {(task, name): interval(f[task, "all", name, "ndcg", 10][0] for f in per_seed if (task, "all", name, "ndcg", 10) in f)
                for name in ("model", *names) for task in ("recommend", "search") if (task, name) != ("recommend", "search_alone")}  # fmt: skip
-    page = study_page.parts(date(2026, 11, 21), "gensar", reached, gains, 2, (4, 5))
+    page = study_page.parts(date(2026, 11, 21), "gensar", reached, gains, 2, (4, 5), {"bridge": {"dropout": 0.3}, "not_asked": {"epochs": 1}})
+    assert "but for its part, bridge with dropout = 0.3." in page
     assert "4 of 5 signs" in page and "without marks" in page and "whole 0.300, 0.400" in page and "–" in page
 
 
