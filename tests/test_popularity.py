@@ -74,6 +74,11 @@ def test_a_query_has_its_own_number_whatever_stands_beside_it(queries: list[list
     assert found.tolist() == [int(numbers(ragged([query]))[0]) for query in queries]
 
 
+def test_a_query_keeps_its_number() -> None:
+    """Artifacts hold them: another would make every query of an older model one that nobody made."""
+    assert numbers(ragged([[5, 7], [], [0]])).tolist() == [-367757351280851134, 0, -6696874842932477345]
+
+
 def test_it_is_kept_and_loaded() -> None:
     found = Popularity.of(examples([("search", user, 1, A, 0) for user in (1, 2)]), 3)
     again = Popularity.loaded(found.kept())
