@@ -165,7 +165,8 @@ def als(train: DataFrame, requests: DataFrame, items: DataFrame, depth: int, see
 
 
 def word_index(spark: SparkSession, items: DataFrame, counts: DataFrame) -> Broadcast:
-    """What `udfs.bm25` searches in. It passes through the driver: the catalogue's texts once, then the index of their words."""
+    """What `udfs.bm25` searches in. It passes through the driver: the texts of at most
+    evaluate.max_indexed_items items once, then the index of their words."""
     frame = (
         items.join(counts, "item_id", "left")
         .select("item_id", "text", F.log1p(F.coalesce("count", F.lit(0))).alias("popularity"))
@@ -192,7 +193,8 @@ def bm25_weight(index: Broadcast, valid: DataFrame, k: int = 10) -> float:
 def biencoder(spark: SparkSession, config: Config, train: DataFrame, requests: DataFrame, items: DataFrame, depth: int) -> DataFrame:
     """Items by the cosine of their text to the query, both by the search-tuned bi-encoder (`model.biencoder`) of the training rows.
 
-    A sample of items and pairs passes through the driver (embed.fit_sample), as do the items' texts for the index. Each distinct query is searched once.
+    A sample of items and pairs passes through the driver (embed.fit_sample), as do the items' texts for the index, of at most
+    evaluate.max_indexed_items. Each distinct query is searched once.
     """
     encoder = tuned(config, sampled(items, config.embed), train, {"view": "search", "item_pairs": 0.0})
     texts = items.select("item_id", "text").orderBy("item_id").toPandas()
