@@ -2,13 +2,15 @@
 
 Of training examples alone, so that what an answer is worth is learnt where it is not yet counted. A user counts once for an item, and once for it and a query,
 at their latest, half as much with every HALF_LIFE days before the newest example; and what fewer than MIN_USERS chose for a query counts as nobody's: one
-account would else set the answer to a rare one. A query is held as a number made of its tokens, no text. numpy and torch; knows rows of items and tokens.
+account would else set the answer to a rare one. A query is held as a number made of its tokens, no text. Knows rows of items and tokens, no table.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -35,19 +37,16 @@ class Popularity(NamedTuple):
 
     @classmethod
     def of(cls, examples: Examples, size: int) -> "Popularity":
-        """examples: of corpora, of the tasks that are served. size: items of the catalogue."""
+        """examples: of corpora, whose tasks are SERVED. size: items of the catalogue."""
         age = (examples.at.max() - examples.at) / np.timedelta64(1, "D") if len(examples) else np.empty(0)
-        weight, chosen = 0.5 ** (age / HALF_LIFE), np.zeros((len(SERVED), size), np.float32)
-        counts = weight >= LEAST
-        for number, task in enumerate(SERVED):
-            rows = np.flatnonzero(counts & (examples.task == examples.tasks.index(task)))
-            (item,), counted, _ = added([examples.target[rows]], examples.user[rows], weight[rows])
-            chosen[number, item] = counted
-        rows = np.flatnonzero(counts & (examples.query.lengths > 0))
-        (query, item), counted, users = added([numbers(examples.query.take(rows)), examples.target[rows]], examples.user[rows], weight[rows])
-        kept = users >= MIN_USERS
-        queries, first = np.unique(query[kept], return_index=True)
-        return cls(chosen, queries, np.append(first, kept.sum()), item[kept].astype(np.int32), counted[kept].astype(np.float32))
+        told = {"task": examples.task, "query": numbers(examples.query), "item": examples.target, "user": examples.user, "weight": 0.5 ** (age / HALF_LIFE)}
+        lately = pa.table(told).filter(pc.field("weight") >= LEAST)
+        of_task, chosen = users(lately, ["task", "item"]), np.zeros((len(SERVED), size), np.float32)
+        chosen[of_task["task"], of_task["item"]] = of_task["weight_max_sum"]
+        asked = users(lately.filter(pc.field("query") != 0), ["query", "item"]).filter(pc.field("weight_max_count") >= MIN_USERS)
+        queries, first = np.unique(asked["query"], return_index=True)
+        items, weights = (asked[name].to_numpy() for name in ("item", "weight_max_sum"))
+        return cls(chosen, queries, np.append(first, len(asked)), items.astype(np.int32), weights.astype(np.float32))
 
     @classmethod
     def loaded(cls, weights: Mapping[str, Tensor]) -> "Popularity | None":
@@ -64,33 +63,21 @@ class Popularity(NamedTuple):
         """
         made = []
         for number, query, rows in zip(numbers(ragged(queries)).tolist(), queries, offered, strict=True):
-            users = np.zeros((len(rows), len(NAMES)))
-            users[:, 0] = self.chosen[SERVED.index(task), rows]
+            chose = np.zeros((len(rows), len(NAMES)))
+            chose[:, 0] = self.chosen[SERVED.index(task), rows]
             place = int(np.searchsorted(self.queries, number))
             if len(query) and place < len(self.queries) and self.queries[place] == number:
                 held = slice(self.first[place], self.first[place + 1])
                 at = np.minimum(np.searchsorted(self.items[held], rows), self.first[place + 1] - self.first[place] - 1)
-                users[:, 1] = np.where(self.items[held][at] == rows, self.users[held][at], 0.0)
-            made.append(np.log1p(users / LITTLE))
+                chose[:, 1] = np.where(self.items[held][at] == rows, self.users[held][at], 0.0)
+            made.append(np.log1p(chose / LITTLE))
         return made
 
 
-def added(keys: Sequence[np.ndarray], user: np.ndarray, weight: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Each different key, rising; the sum over its users of the most that each counts; and how many they are. keys, user, weight: [n]."""
-    order = np.lexsort((-weight, user, *reversed(keys)))
-    held = [key[order] for key in keys]
-    begins = changes(held)
-    once = np.flatnonzero(begins | changes([user[order]]))  # of each key and user the first, which counts the most
-    first = np.flatnonzero(begins[once])
-    found = [key[once][first] for key in held]
-    if not len(first):
-        return found, np.empty(0), np.empty(0, np.int64)
-    return found, np.add.reduceat(weight[order][once], first), np.diff(np.append(first, len(once)))
-
-
-def changes(keys: Sequence[np.ndarray]) -> np.ndarray:
-    """bool [n]: whether a row has another key than the one before it; the first row has."""
-    return np.concatenate([np.ones(min(1, len(keys[0])), bool), np.any([key[1:] != key[:-1] for key in keys], axis=0)])
+def users(rows: pa.Table, keys: list[str]) -> pa.Table:
+    """Each different key, rising, with the sum of its users' weights, of each user the highest, and how many users: weight_max_sum, weight_max_count."""
+    once = rows.group_by([*keys, "user"], use_threads=False).aggregate([("weight", "max")])  # threads add up in any order
+    return once.group_by(keys, use_threads=False).aggregate([("weight_max", "sum"), ("weight_max", "count")]).sort_by([(key, "ascending") for key in keys])
 
 
 def numbers(queries: Ragged) -> np.ndarray:

@@ -11,6 +11,7 @@ from jobs.errors import BadArgument
 from jobs.study import run
 from jobs.study_parts import as_stated, gains_of, variants
 from jobs.sweep import interval
+from jobs.train import of_first_stage
 
 
 def test_every_part_of_gensar_is_a_value() -> None:
@@ -64,6 +65,15 @@ def test_a_variant_has_settings_to_itself() -> None:
     ):
         with pytest.raises(BadArgument, match=told):
             variants(load(None, [*words, f"study.own={own}"]), 0)
+
+
+def test_gensr_behind_gensar_begins_with_the_model_of_gensars_own_study() -> None:
+    """Both are asked for by the same settings, and so found under one version: it is trained once."""
+    words = ["train.dropout=0.1", "train.epochs=3"]
+    behind = variants(load(None, ["train.recipe=gensr", "gensr.candidates_from=gensar", *words]), 2)["model"]
+    own = variants(load(None, ["train.recipe=gensar", *words]), 2)["model"]
+    first = of_first_stage(behind)
+    assert (first.train, first.identifiers) == (own.train, own.identifiers) and first.hash("identifiers", "embed") == own.hash("identifiers", "embed")
 
 
 def test_every_part_of_gensr_is_a_value() -> None:
