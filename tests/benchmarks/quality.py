@@ -3,7 +3,7 @@
     TANDEM_DATA=… python tests/benchmarks/quality.py beauty_paper --seeds 0 1 2     (or toys_hem, toys_known_item, beauty_hem, beauty_known_item)
 
 Builds corpora through the verbs in a lake of its own, trains one model for both tasks per seed, and SASRec on the same rows; the other
-rivals are those of `jobs evaluate`. What is done is kept under --lake: the command goes on where it stopped. Writes
+rivals are those of `jobs evaluate`. What is trained is kept under --lake: the command goes on where it stopped. Writes
 tests/benchmarks/results/quality_NAME.json, from which readme.py makes the README's tables; seeds of the same settings that are already there stay, and so do
 rivals.
 """
