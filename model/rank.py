@@ -74,16 +74,18 @@ class Ranker:
         beams: int = 20,
         exclude: Sequence[Sequence[str]] | None = None,
         allowed: np.ndarray | None = None,
+        ordered: bool = True,
     ) -> list[Answer]:
         """One (item rows int64 [n], scores float64 [n]) per request, n ≤ k distinct items, best first; n = 0 where nothing is known.
 
         histories: oldest first, mappings with `item_id`, `surface`, `query`. queries: text, None for recommend. exclude: item_ids a request must not get.
-        allowed: bool [items], who may be answered at all. Raises ValueError for a task that the model was not trained on.
+        allowed: bool [items], who may be answered at all. ordered: of the order that was settled after training; else by the score alone, for a third of the
+        time. Raises ValueError for a task that the model was not trained on.
         """
         if task not in self.tasks:
             raise ValueError(f"task {task!r}: this model was trained on {', '.join(self.tasks)}")
         excluded = [[self.rows[item] for item in items if item in self.rows] for items in exclude] if exclude is not None else None
-        return self.rank_asks(task, self.asks(task, histories, queries), k, beams, excluded, allowed)
+        return self.rank_asks(task, self.asks(task, histories, queries), k, beams, excluded, allowed, ordered=ordered)
 
     def asks(self, task: str, histories: Sequence[Sequence[Mapping[str, Any]]], queries: Sequence[str | None]) -> list[Ask]:
         limit = self.config["max_query_tokens"]
@@ -107,6 +109,7 @@ class Ranker:
         allowed: np.ndarray | None = None,
         candidates: Sequence[Sequence[int] | np.ndarray] | None = None,
         renormalised: bool = False,
+        ordered: bool = True,
     ) -> list[Answer]:
         """The same for requests as numbers; excluded, candidates: item rows; where candidates are given, a request is answered with no other item.
 
@@ -120,7 +123,7 @@ class Ranker:
             name: [self.leaf_of_row[view][np.asarray(rows, np.int64)] for rows in of_asks] if of_asks is not None else None
             for name, of_asks in (("excluded", excluded), ("candidates", candidates))
         }
-        again = candidates is None and task in self.order
+        again = ordered and candidates is None and task in self.order
         most = self.depth(k, beams) if again else k
         found = self.answers(task, asks, constraint, most, beams, leaves_of["excluded"], leaves_of["candidates"], "open" if renormalised else self.among)
         answers = [(held.items[leaves].astype(np.int64), values) for leaves, values in found]

@@ -57,8 +57,10 @@ def test_answers_are_in_the_order_that_validation_chose(tmp_path: Path, scheme: 
     found.order["recommend"] |= {"score": 0.5, "text nearest": 3.0, "behaviour latest": -2.0}
     histories, nothing = [[act(start), act(start + 2)] for start in range(12)], [None] * 12
     again = found.rank("recommend", histories, nothing, 5, beams=1, exclude=[[ITEMS[start]] for start in range(12)])
-    order, found.order = found.order, {}
-    plain = found.rank("recommend", histories, nothing, 12, exclude=[[ITEMS[start]] for start in range(12)])
+    asked = ("recommend", histories, nothing, 12, 20, [[ITEMS[start]] for start in range(12)])
+    unordered, order, found.order = found.rank(*asked, ordered=False), found.order, {}
+    plain = found.rank(*asked)
+    assert all(np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]) for one, other in zip(unordered, plain, strict=True))
     asks = found.asks("recommend", histories, nothing)
     for (rows, scores), (offered, _), features in zip(again, plain, found.features("recommend", asks, plain), strict=True):
         totals = features @ list(order["recommend"].values())
