@@ -1,9 +1,8 @@
-"""How many people of late chose an item, by task, and for a query the very same; and how new the item is.
+"""How many people of late chose an item: by task, and for a query the very same.
 
 Of training examples alone, so that what an answer is worth is learnt where it is not yet counted. A user counts once for an item, and once for it and a query,
 at their latest, half as much with every HALF_LIFE days before the newest example; and what fewer than MIN_USERS chose for a query counts as nobody's: one
-account would else set the answer to a rare one. A query is held as a number made of its tokens, no text. An item is as new as its first example, of either
-task: a model has seen few examples of a new one, and holds it for one that few people choose. Knows rows of items and tokens, no table.
+account would else set the answer to a rare one. A query is held as a number made of its tokens, no text. Knows rows of items and tokens, no table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,25 +18,22 @@ from model.data import Examples, Ragged, ragged
 from model.recipes import SERVED
 
 PREFIX = "popularity."  # of the tensors in an artifact
-NAMES = ("popularity", "popularity for the query", "newness")  # of the features
+NAMES = ("popularity", "popularity for the query")  # of the features
 HALF_LIFE = 30.0  # days; amazon_toys, NDCG@10 of 2,000 test searches: 7 .192, 30 .198, 90 .197, 180 .194, all alike .184; without .184
 LEAST = 0.01  # a user counts at least, else not at all: 200 days
 MIN_USERS = 2  # of an item for a query
-# Days; amazon_toys, NDCG@10 of 4,000 validation requests of bridge: 10 .050 and .288, 20 .053 and .289, 30 .054 and .286, 60 .050 and .278, without .043, .268.
-NEW_HALF_LIFE = 20.0
 LITTLE = 0.1  # users; what nobody chose is as if so many had: between .03 and 1 it hardly matters
 
 
 class Popularity(NamedTuple):
     """chosen: fp32 [tasks of SERVED, items], users. queries: int64 [queries], their `numbers`, rising; query n has the items from first[n] to first[n + 1]
-    of items, int32 [pairs], rising, and of users, fp32 [pairs]. new: fp32 [items], 1 for an item first chosen at the newest example, 0 for none ever."""
+    of items, int32 [pairs], rising, and of users, fp32 [pairs]."""
 
     chosen: np.ndarray
     queries: np.ndarray
     first: np.ndarray
     items: np.ndarray
     users: np.ndarray
-    new: np.ndarray
 
     @classmethod
     def of(cls, examples: Examples, size: int) -> "Popularity":
@@ -50,35 +46,31 @@ class Popularity(NamedTuple):
         asked = users(lately.filter(pc.field("query") != 0), ["query", "item"]).filter(pc.field("weight_max_count") >= MIN_USERS)
         queries, first = np.unique(asked["query"], return_index=True)
         items, weights = (asked[name].to_numpy() for name in ("item", "weight_max_sum"))
-        begun = np.full(size, -np.inf)
-        np.maximum.at(begun, examples.target, age)
-        new = np.where(begun >= 0, 0.5 ** (np.maximum(begun, 0) / NEW_HALF_LIFE), 0.0)
-        return cls(chosen, queries, np.append(first, len(asked)), items.astype(np.int32), weights.astype(np.float32), new.astype(np.float32))
+        return cls(chosen, queries, np.append(first, len(asked)), items.astype(np.int32), weights.astype(np.float32))
 
     @classmethod
     def loaded(cls, weights: Mapping[str, Tensor]) -> "Popularity | None":
-        """From what `kept` gave; a model of before has none, and one of before newness no new items."""
-        held = {name: weights[PREFIX + name].cpu().numpy() for name in cls._fields if PREFIX + name in weights}
-        return cls(**{"new": np.zeros(held["chosen"].shape[1], np.float32)} | held) if held else None
+        """From what `kept` gave; a model of before has none."""
+        return cls(*(weights[PREFIX + name].cpu().numpy() for name in cls._fields)) if f"{PREFIX}chosen" in weights else None
 
     def kept(self) -> dict[str, Tensor]:
         return {PREFIX + name: torch.from_numpy(part) for name, part in self._asdict().items()}
 
     def features(self, task: str, queries: Sequence[Sequence[int]], offered: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """float64 [items, NAMES] for each request: of each offered item log(1 + users / LITTLE), 0 where nobody is known to have chosen it, and `new`.
+        """float64 [items, NAMES] for each request: of each offered item log(1 + users / LITTLE), 0 where nobody is known to have chosen it.
 
         queries: tokens, none for a request without one. offered: rows of items.
         """
         made = []
         for number, query, rows in zip(numbers(ragged(queries)).tolist(), queries, offered, strict=True):
-            chose = np.zeros((len(rows), 2))
+            chose = np.zeros((len(rows), len(NAMES)))
             chose[:, 0] = self.chosen[SERVED.index(task), rows]
             place = int(np.searchsorted(self.queries, number))
             if len(query) and place < len(self.queries) and self.queries[place] == number:
                 held = slice(self.first[place], self.first[place + 1])
                 at = np.minimum(np.searchsorted(self.items[held], rows), self.first[place + 1] - self.first[place] - 1)
                 chose[:, 1] = np.where(self.items[held][at] == rows, self.users[held][at], 0.0)
-            made.append(np.column_stack([np.log1p(chose / LITTLE), self.new[rows]]))
+            made.append(np.log1p(chose / LITTLE))
         return made
 
 

@@ -1,4 +1,4 @@
-"""How many people chose an item, and how new it is: of literal rows, by loops, and where one account alone did."""
+"""How many people chose an item: of literal rows, by loops, and where one account alone did."""
 
 from collections import defaultdict
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data import Examples, ragged
-from model.popularity import HALF_LIFE, LEAST, LITTLE, MIN_USERS, NAMES, NEW_HALF_LIFE, Popularity, numbers
+from model.popularity import HALF_LIFE, LEAST, LITTLE, MIN_USERS, Popularity, numbers
 from model.recipes import SERVED
 
 Row = tuple[str, int, int, tuple[int, ...], float]  # task, user, item, query, days ago
@@ -24,7 +24,7 @@ def examples(rows: list[Row]) -> Examples:
 
 def users(popularity: Popularity, task: str, query: tuple[int, ...], size: int) -> np.ndarray:
     """[items, 2]: how many users each feature says."""
-    return np.expm1(popularity.features(task, [query], [np.arange(size)])[0][:, :2]) * LITTLE
+    return np.expm1(popularity.features(task, [query], [np.arange(size)])[0]) * LITTLE
 
 
 def test_what_counts() -> None:
@@ -40,14 +40,6 @@ def test_what_counts() -> None:
     np.testing.assert_allclose(users(found, "search", B, 3), [[0, 0], [2, 0], [1, 0]], atol=1e-6)
     # A query that nobody made, and none at all.
     assert [users(found, "search", query, 3)[:, 1].any() for query in ((5,), (5, 7, 7), ())] == [False] * 3
-
-
-def test_an_item_is_as_new_as_its_first_example() -> None:
-    rows: list[Row] = [("recommend", 1, 0, (), 0), ("search", 2, 1, A, NEW_HALF_LIFE), ("recommend", 1, 1, (), 0), ("recommend", 1, 2, (), 2 * NEW_HALF_LIFE)]
-    found = Popularity.of(examples(rows), 4)
-    for task, query in (("recommend", ()), ("search", A)):  # whatever is asked; item 3 was never chosen
-        told = found.features(task, [query], [np.array([3, 2, 1, 0])])[0][:, NAMES.index("newness")]
-        np.testing.assert_allclose(told, [0, 0.25, 0.5, 1], atol=1e-6)
 
 
 QUERIES = st.sampled_from([(), (3,), A, B, (5, 7, 3), (0,), (0, 0)])
@@ -69,8 +61,6 @@ def test_by_loops_and_in_any_order(rows: list[Row], seed: int) -> None:
         for query in ((3,), A, B, (5, 7, 3), (0,), (0, 0)):
             told = users(found, task, query, 5)
             for item in range(5):
-                first = max((age for *_, chosen, _, age in rows if chosen == item), default=np.inf)
-                np.testing.assert_allclose(found.new[item], 0.5 ** (first / NEW_HALF_LIFE), atol=1e-6)
                 asked = of_query[query, item]
                 expected = sum(of_item[task, item].values()), sum(asked.values()) if len(asked) >= MIN_USERS else 0.0
                 np.testing.assert_allclose(told[item], expected, atol=1e-4)
@@ -94,5 +84,3 @@ def test_it_is_kept_and_loaded() -> None:
     again = Popularity.loaded(found.kept())
     assert again is not None and all(np.array_equal(one, other) for one, other in zip(found, again, strict=True))
     assert Popularity.loaded({}) is None
-    older = Popularity.loaded({name: part for name, part in found.kept().items() if name != "popularity.new"})
-    assert older is not None and not older.new.any() and np.array_equal(older.chosen, found.chosen)
