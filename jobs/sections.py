@@ -271,7 +271,12 @@ class Gensr(Section):
     negatives: int = Field(default=4, ge=1, description="wrong items beside each right one in training")
     hard_share: float = Field(default=0.5, ge=0, le=1, description="share of a search's wrong items that are drawn from what BM25 finds for its query")
     hard_pool: int = Field(default=100, ge=1, description="items that BM25 finds for it")
-    first_share: float = Field(default=0.5, ge=0, le=1, description="share of the wrong items that are drawn from the first stage's own answers (the paper: 0)")
+    first_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the wrong items that are drawn from the first stage's answers, where the right one is among them (the paper: 0)",
+    )
     first_pool: int = Field(default=50, ge=1, description="best answers of the first stage that they are drawn from")
     blend: bool = Field(
         default=True,

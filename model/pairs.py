@@ -57,7 +57,7 @@ class Drawing:
     """How negatives are drawn. counts: float [items], how popular each item is. hard: share of a search's negatives that come of its pool.
 
     new_only: recommendations are never of items in the history, so that these are no negatives of theirs. first: share that come of a first stage's answers,
-    where these are given.
+    where these are given and the target is one of them: beside a target that is none, to be among them would be to be wrong, which is what a model learns then.
     """
 
     counts: np.ndarray
@@ -82,14 +82,17 @@ class Drawing:
             found = negatives.hard(asked.target, asked.pool, self.counts, self.per, rng, None if barred is None else barred.take(rows))
             drawn[rows] = in_front(found[:, :from_pool], drawn[rows])
         if answers is not None and (from_first := round(self.first * self.per)):
-            drawn = in_front(negatives.hard(requests.target, answers, self.counts, self.per, rng, barred)[:, :from_first], drawn)
+            owner = np.repeat(np.arange(len(requests)), answers.lengths)
+            rows = np.unique(owner[answers.values == requests.target[owner]])
+            asked, offered, without = requests.take(rows), answers.take(rows), None if barred is None else barred.take(rows)
+            drawn[rows] = in_front(negatives.hard(asked.target, offered, self.counts, self.per, rng, without)[:, :from_first], drawn[rows])
         return np.concatenate([requests.target[:, None], drawn], axis=1)
 
 
 def in_front(found: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """int64, as drawn [n, per]: each row's found items, then as many of its drawn ones, no item twice."""
     kept = [[n for n in own if n not in set(before)] for before, own in zip(found.tolist(), drawn.tolist(), strict=True)]
-    return np.array([[*before, *own][: drawn.shape[1]] for before, own in zip(found.tolist(), kept, strict=True)], dtype=drawn.dtype)
+    return np.array([[*before, *own][: drawn.shape[1]] for before, own in zip(found.tolist(), kept, strict=True)], dtype=drawn.dtype).reshape(drawn.shape)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Reads corpora (the users, too) and items at the versions the specification pins;
 
 and `candidates`, where it is given, the folder of the first stage's artifact, and `depth`, how many of its items are to be ordered.
 
-The collaborative table is LightGCN's over the training rows alone. Behind a first stage, some of the wrong items are its own answers, and validation is of
-both together, over the whole catalogue; its requests, which neither stage has learned from, also weigh by what the candidates are ordered (`model.choice`):
-the first stage's score, the odds, and the similarity to the history in each view. Without one, validation ranks each right item among 99
+The collaborative table is LightGCN's over the training rows alone. Behind a first stage, some of the wrong items are its own answers (`pairs.Drawing`), and
+validation is of both together, over the whole catalogue; its requests, which neither stage has learned from, also weigh by what the candidates are ordered
+(`model.choice`): the first stage's score, the odds, and the similarity to the history in each view. Without one, validation ranks each right item among 99
 others, popular ones and (for a search) words' ones alike. An equal score counts against the right item.
 """
 

@@ -64,6 +64,18 @@ def test_candidates(new_only: bool) -> None:
     assert of_pool == [2] * len(searches)
 
 
+def test_a_first_stages_answers_are_wrong_only_beside_a_right_one_among_them() -> None:
+    """A request that the first stage did not answer keeps the wrong items it has without one, and so does a batch of none but such."""
+    asked = WORLD.train.take(np.arange(8))
+    own, answered = Drawing(np.zeros(N), per=4, first=0.5), np.arange(8) % 2 == 0
+    others = [[n for n in range(20) if n != target][:10] for target in asked.target.tolist()]
+    offered = [[*items, target] if found else items for items, target, found in zip(others, asked.target.tolist(), answered, strict=True)]
+    plain, made = own.candidates(asked, (3,)), own.candidates(asked, (3,), ragged(offered))
+    assert np.array_equal(made[~answered], plain[~answered]) and np.array_equal(made[:, 0], asked.target)
+    assert all({*row[1:3]} <= {*items} for row, items in zip(made[answered].tolist(), np.array(others)[answered].tolist(), strict=True))
+    assert np.array_equal(own.candidates(asked, (3,), ragged(others)), plain)
+
+
 @pytest.mark.parametrize("personal", [True, False])
 def test_the_worlds_information_by_counting(personal: bool) -> None:
     """Against the plug-in estimate on 20,000 pairs, of who sees whether taste and topic agree."""
