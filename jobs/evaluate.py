@@ -78,18 +78,20 @@ def drawn(corpora: DataFrame, split: str, limit: int) -> DataFrame:
 
 def with_slices(examples: DataFrame, popularity: DataFrame, train: DataFrame, kinds: DataFrame | None = None) -> DataFrame:
     """The examples and `slices`, the names of the slices each is in. `popularity` is item_popularity with a column task; `kinds`, where given,
-    (task, item_id, kinds) names further slices of an item's targets."""
+    (task, item_id, kinds) names further slices of an item's targets. item:new is what no training example of either task chose."""
     seen = train.where("task = 'search'").select("query").distinct().withColumn("seen", F.lit(True))
+    known = train.select("target_item_id").distinct().withColumn("known", F.lit(True))
     bands = popularity.select("task", F.col("item_id").alias("target_item_id"), "band")
     length = F.size("history")
     history = F.when(length == 0, "empty").when(length <= SHORT, "short").otherwise("long")
     query = F.when(F.col("task") == "search", F.when(F.col("seen"), "query:seen").otherwise("query:unseen"))
-    names = F.array(F.lit("all"), F.concat(F.lit("item:"), F.coalesce("band", F.lit("tail"))), F.concat(F.lit("history:"), history), query)
-    joined = examples.join(bands, ["task", "target_item_id"], "left").join(seen, "query", "left")
+    item = F.concat(F.lit("item:"), F.coalesce("band", F.lit("tail")))
+    names = F.array(F.lit("all"), item, F.when(F.col("known").isNull(), "item:new"), F.concat(F.lit("history:"), history), query)
+    joined = examples.join(bands, ["task", "target_item_id"], "left").join(seen, "query", "left").join(known, "target_item_id", "left")
     if kinds is not None:
         joined = joined.join(kinds.withColumnRenamed("item_id", "target_item_id"), ["task", "target_item_id"], "left")
         names = F.concat(names, F.coalesce("kinds", F.array().cast("array<string>")))
-    return joined.withColumn("slices", F.array_compact(names)).drop("band", "seen", "kinds")
+    return joined.withColumn("slices", F.array_compact(names)).drop("band", "seen", "known", "kinds")
 
 
 def as_requests(examples: DataFrame, task: str, config: Config) -> DataFrame:

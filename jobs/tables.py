@@ -181,7 +181,7 @@ METRICS = Table(
         MODEL_VERSION,
         Column("method", "STRING", "model, served (yesterday's model) or the name of a baseline"),
         Column("task", "STRING", "recommend or search"),
-        Column("slice", "STRING", "all, item:head|torso|tail, history:empty|short|long, query:seen|unseen"),
+        Column("slice", "STRING", "all, item:head|torso|tail, item:new (in no training example), history:empty|short|long, query:seen|unseen"),
         Column("metric", "STRING", "recall, ndcg, mrr, hitrate, coverage, novelty, popularity; *_gain: model minus method"),
         Column("k", "INT", "depth of the ranking"),
         Column("value", "DOUBLE", "the figure; NDCG and so on are fractions, novelty is in bits"),

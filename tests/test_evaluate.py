@@ -130,7 +130,7 @@ def test_slices_target_ranks_and_catalogue(spark) -> None:
         ("search", "b", 0.25, 0.0, "torso"),
     ]
     popularity = spark.createDataFrame(both, "task string, item_id string, share double, percentile double, band string")
-    train = spark.createDataFrame([("search", "known"), ("recommend", None)], "task string, query string")
+    train = spark.createDataFrame([("search", "known", "a"), ("recommend", None, "b")], "task string, query string, target_item_id string")
     sliced = evaluate.with_slices(examples, popularity, train)
     lists = [
         ("model", "recommend", "r1", ["z", "a"]),
@@ -147,8 +147,8 @@ def test_slices_target_ranks_and_catalogue(spark) -> None:
     assert [found[user].ranks for user in users] == [[2, 0], [0, 1], [0, 0], [1, 0], [0, 0]]
     assert [found[user].slices for user in users] == [
         ["all", "item:head", "history:empty"],
-        ["all", "item:torso", "history:short"],
-        ["all", "item:tail", "history:long"],
+        ["all", "item:torso", "item:new", "history:short"],
+        ["all", "item:tail", "item:new", "history:long"],
         ["all", "item:head", "history:long", "query:seen"],
         ["all", "item:torso", "history:empty", "query:unseen"],
     ]
