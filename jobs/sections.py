@@ -268,6 +268,7 @@ class Gensr(Section):
     match: bool = Field(default=True, description="a slot for how a candidate's text meets the query (not in the paper)")
     contrast: float = Field(default=0.01, ge=0, description="weight of the contrastive loss between the views; 0 is off")
     batch_size: int = Field(default=64, ge=1, description="requests of a training step, each with its right item and the wrong ones")
+    learning_rate: float = Field(default=3e-4, gt=0, description="of its training; train.learning_rate is its first stage's")
     negatives: int = Field(default=4, ge=1, description="wrong items beside each right one in training")
     hard_share: float = Field(default=0.5, ge=0, le=1, description="share of a search's wrong items that are drawn from what BM25 finds for its query")
     hard_pool: int = Field(default=100, ge=1, description="items that BM25 finds for it")

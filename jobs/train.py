@@ -112,7 +112,7 @@ def of_gensr(config: Config) -> dict[str, Any]:
     form = {"views": own.views, "filter": own.filter, "prompts": own.prompts, "answers": own.answers, "weight": own.contrast, "match": own.match}
     pairs = {"form": form, "negatives": own.negatives, "hard": own.hard_share, "pool": own.hard_pool, "item_words": own.item_words}
     pairs |= {"first": own.first_share, "first_pool": own.first_pool, "blend": own.blend}
-    train = config.train.model_dump(mode="json", exclude={"launcher"}) | {"batch_size": own.batch_size}
+    train = config.train.model_dump(mode="json", exclude={"launcher"}) | {"batch_size": own.batch_size, "learning_rate": own.learning_rate}
     return {"pairs": pairs, "history_length": min(own.history_length, config.corpora.history_length), "depth": own.candidates, "train": train}
 
 

@@ -171,7 +171,8 @@ class Training(ABC):
         self.optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise BadCorpus(f"loss is {value} at step {step}: lower train.learning_rate ({settings['learning_rate']}), or look for broken input")
+            told = f"lower train.learning_rate (gensr.learning_rate of recipe gensr; found {settings['learning_rate']})"
+            raise BadCorpus(f"loss is {value} at step {step}: {told}, or look for broken input")
         return value
 
     def counted(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pytest
 from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from jobs.config import load as configured
-from jobs.train import of_gensr
+from jobs.train import of_first_stage, of_gensr
 from model import rank, train
 from model.corpus import splits
 from model.train_pairs import PairTraining
@@ -25,6 +25,14 @@ def pair_spec(root: Path, first: Path, **settings: object) -> dict:
     told = {name: asked[name] for name in ("pairs", "history_length", "depth")} | {"candidates": str(first), "model_version": "second"}
     spec = training_spec(root, **{"recipe": "gensr", "batch_size": 32, "epochs": 12, **settings}) | told
     return spec | {"output": str(root / "second"), "work": str(root / "work-second"), "spec_hash": "1" * 64}
+
+
+def test_a_second_stage_has_a_pace_of_its_own() -> None:
+    """What a model of items learns well at, a model of pairs may not learn at at all."""
+    config = configured(None, ["train.recipe=gensr", "train.learning_rate=0.002", "train.batch_size=512"])
+    told, first = of_gensr(config)["train"], of_first_stage(config).train
+    assert (told["learning_rate"], told["batch_size"]) == (config.gensr.learning_rate, config.gensr.batch_size) == (3e-4, 64)
+    assert (first.learning_rate, first.batch_size) == (0.002, 512)
 
 
 def run(spec: dict, path: Path) -> int:
