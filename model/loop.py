@@ -50,6 +50,8 @@ class Progress:
 class Training(ABC):
     """One training: the specification, its data, the model, and the optimizer. What is abstract is a kind of training's own."""
 
+    rate = "train.learning_rate"  # the setting
+
     def __init__(self, spec: dict[str, Any]):
         self.spec, self.settings = spec, spec["train"]
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -171,8 +173,7 @@ class Training(ABC):
         self.optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            told = f"lower train.learning_rate (gensr.learning_rate of recipe gensr; found {settings['learning_rate']})"
-            raise BadCorpus(f"loss is {value} at step {step}: {told}, or look for broken input")
+            raise BadCorpus(f"loss is {value} at step {step}: lower {self.rate} ({settings['learning_rate']}), or look for broken input")
         return value
 
     def counted(self) -> dict[str, int]:

@@ -79,8 +79,8 @@ class Ranker:
         """One (item rows int64 [n], scores float64 [n]) per request, n ≤ k distinct items, best first; n = 0 where nothing is known.
 
         histories: oldest first, mappings with `item_id`, `surface`, `query`. queries: text, None for recommend. exclude: item_ids a request must not get.
-        allowed: bool [items], who may be answered at all. ordered: of the order that was settled after training; else by the score alone, for a third of the
-        time. Raises ValueError for a task that the model was not trained on.
+        allowed: bool [items], who may be answered at all. ordered: by the weights settled after training; else by the score alone, of as many beams as are
+        asked for. Raises ValueError for a task that the model was not trained on.
         """
         if task not in self.tasks:
             raise ValueError(f"task {task!r}: this model was trained on {', '.join(self.tasks)}")

@@ -38,6 +38,8 @@ AMONG = 99  # wrong candidates of a validation request
 
 
 class PairTraining(Training):
+    rate = "gensr.learning_rate"
+
     def load_data(self) -> None:
         spec = self.spec
         self.form = Form(**{**spec["pairs"]["form"], "views": tuple(spec["pairs"]["form"].get("views", Form.views))})
@@ -58,7 +60,7 @@ class PairTraining(Training):
             first = FirstStage(spec["candidates"], self.item_ids, spec["exclude_seen"], str(self.device))
             self.candidates = first.candidates(asked.take(pa.array(drawn)), spec["depth"])
             if spec["pairs"]["first"]:  # once: the first stage no longer changes, and codes take longer to answer than a pair to learn
-                self.answers, _ = first.candidates(learnt, spec["pairs"]["first_pool"], ordered=False)  # a likely one will do: a third of the time
+                self.answers, _ = first.candidates(learnt, spec["pairs"]["first_pool"], ordered=False)  # a likely one will do
         counts = np.bincount(self.train.target, minlength=len(self.item_ids)).astype(np.float64)
         self.drawing = Drawing(counts, spec["pairs"]["negatives"], spec["pairs"]["hard"], spec["exclude_seen"], spec["pairs"]["first"])
         log.info("%d training and %d validation requests, %d items, %d tokens", len(self.train), len(self.valid), len(self.item_ids), self.vocabulary.size)
