@@ -12,7 +12,6 @@ from model.data import Ragged, ragged
 from model.loop import log
 from model.rank import load
 
-BEAMS = 20  # at least
 ROWS = 8192  # answered at a time: histories as Python objects, and how often progress is told
 
 Candidates = tuple[Ragged, list[list[float]]]
@@ -45,7 +44,7 @@ class FirstStage:
             histories = [asked[i]["history"] for i in chosen]
             seen = [[act["item_id"] for act in history] for history in histories] if task == "recommend" and self.exclude_seen else None
             with torch.autocast(self.ranker.device.type, enabled=False):
-                found = self.ranker.rank(task, histories, [asked[i]["query"] for i in chosen], depth, max(depth, BEAMS), seen, ordered=ordered)
+                found = self.ranker.rank(task, histories, [asked[i]["query"] for i in chosen], depth, exclude=seen, ordered=ordered)
             for i, (items, scores) in zip(chosen, found, strict=True):
                 known = [(self.numbers[item], score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if self.numbers[item] >= 0]
                 answers[i] = [item for item, _ in known], [score for _, score in known]

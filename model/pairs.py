@@ -75,24 +75,22 @@ class Drawing:
             owner = np.repeat(requests.task == TASKS.index("recommend"), barred.lengths)
             barred = Ragged(barred.values[owner], np.concatenate([[0], np.cumsum(kept)]))
         drawn = negatives.popular(requests.target, self.counts, self.per, rng, barred)
-        from_pool = round(self.hard * self.per)
-        rows = np.flatnonzero(requests.pool.lengths > 0)
-        if from_pool and len(rows):
-            asked = requests.take(rows)
-            found = negatives.hard(asked.target, asked.pool, self.counts, self.per, rng, None if barred is None else barred.take(rows))
-            drawn[rows] = in_front(found[:, :from_pool], drawn[rows])
-        if answers is not None and (from_first := round(self.first * self.per)):
+        pools = [(requests.pool, np.flatnonzero(requests.pool.lengths > 0), self.hard)]
+        if answers is not None:
             owner = np.repeat(np.arange(len(requests)), answers.lengths)
-            rows = np.unique(owner[answers.values == requests.target[owner]])
-            asked, offered, without = requests.take(rows), answers.take(rows), None if barred is None else barred.take(rows)
-            drawn[rows] = in_front(negatives.hard(asked.target, offered, self.counts, self.per, rng, without)[:, :from_first], drawn[rows])
+            pools.append((answers, np.unique(owner[answers.values == requests.target[owner]]), self.first))
+        for pool, rows, share in pools:
+            if (most := round(share * self.per)) and len(rows):
+                without = None if barred is None else barred.take(rows)
+                found = negatives.hard(requests.target[rows], pool.take(rows), self.counts, self.per, rng, without)
+                drawn[rows] = in_front(found[:, :most], drawn[rows])
         return np.concatenate([requests.target[:, None], drawn], axis=1)
 
 
 def in_front(found: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """int64, as drawn [n, per]: each row's found items, then as many of its drawn ones, no item twice."""
     kept = [[n for n in own if n not in set(before)] for before, own in zip(found.tolist(), drawn.tolist(), strict=True)]
-    return np.array([[*before, *own][: drawn.shape[1]] for before, own in zip(found.tolist(), kept, strict=True)], dtype=drawn.dtype).reshape(drawn.shape)
+    return np.array([[*before, *own][: drawn.shape[1]] for before, own in zip(found.tolist(), kept, strict=True)], dtype=drawn.dtype)
 
 
 @dataclass(frozen=True)
