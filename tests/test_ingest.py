@@ -453,7 +453,7 @@ def test_a_volume_unlike_last_week_is_refused_from_seven_days_on(spark, config):
     assert change(based, date(2026, 11, 8), 16) == [], "the base partition is no day"
 
 
-@pytest.mark.parametrize("name", ["amazon_toys", "amazon_toys_known_item", "movielens_small"])
+@pytest.mark.parametrize("name", ["amazon_beauty", "amazon_toys", "amazon_toys_known_item", "movielens_small"])
 def test_examples_load(name, monkeypatch):
     path = Path(__file__).parents[1] / "examples" / f"{name}.toml"
     monkeypatch.delenv("TANDEM_DATA", raising=False)

@@ -3,11 +3,11 @@
     TANDEM_DATA=… python tests/benchmarks/parts.py gensar --seeds 0 --set 'study.variants=["bridge", "semantic_only"]'
     python tests/benchmarks/parts.py gensar --log simulated
 
-Runs `python -m jobs study gensar|gensr` on the log of examples/amazon_toys.toml, or on a simulated one (parts_simulated.toml), in a lake at --lake, and asks
-every model that it trained again among 1 + 99 candidates (`sampled`; on the real log alone). Writes tests/benchmarks/results/parts_RECIPE.json, or of
-other names what the settings say: parts_gensr_over_gensar.json; parts_RECIPE_ENCODER.json, in a lake of its own; parts_RECIPE_simulated.json. From these
-readme.py makes the README's tables, and the headline figures. Seeds and variants that are there already stay: trainings of hours can be spread over
-machines. Settings other than of the study must be those of before.
+Runs `python -m jobs study gensar|gensr` on the log of examples/amazon_toys.toml, of amazon_beauty.toml, or on a simulated one (parts_simulated.toml), in a
+lake at --lake, and asks every model that it trained again among 1 + 99 candidates (`sampled`; on real logs alone). Writes
+tests/benchmarks/results/parts_RECIPE.json, or of other names what log and settings say: parts_gensr_over_gensar.json; parts_RECIPE_ENCODER.json;
+parts_RECIPE_beauty.json; parts_RECIPE_simulated.json. From these readme.py makes the README's tables, and the headline figures. Seeds and variants that are
+there already stay: trainings of hours can be spread over machines. Settings other than of the study must be those of before.
 """
 
 import argparse
@@ -37,11 +37,12 @@ class Log(NamedTuple):
     config: Path
     day: date
     steps: tuple[str, ...]
-    suffix: str  # of the file of results
+    suffix: str  # of the file of results, and of the lake
 
 
 LOGS = {
     "amazon_toys": Log(REPOSITORY / "examples" / "amazon_toys.toml", date(2014, 7, 23), FIRST_STEPS, ""),
+    "amazon_beauty": Log(REPOSITORY / "examples" / "amazon_beauty.toml", date(2014, 7, 23), FIRST_STEPS, "_beauty"),
     "simulated": Log(HERE / "parts_simulated.toml", date(2026, 11, 19), ("simulate", *FIRST_STEPS), "_simulated"),
 }
 REQUESTS = 2000  # of each task among 1 + 99: a beam for every candidate is slow
@@ -140,17 +141,18 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("recipe", choices=HEADLINES)
     options.add_argument("--log", choices=LOGS, default="amazon_toys")
-    options.add_argument("--lake", help=".tandem/benchmarks/parts, or parts_ENCODER, if not told")
+    options.add_argument("--lake", help=".tandem/benchmarks/parts, parts_ENCODER, parts_beauty …, if not told")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[])
     chosen = options.parse_args()
     shaping = [each for each in chosen.set if each.startswith("study.own") or not each.startswith(("study.", "spark."))]
     text = of_text(shaping)
-    log, lake, real = LOGS[chosen.log], Path(chosen.lake or f".tandem/benchmarks/parts{text}").resolve(), chosen.log == "amazon_toys"
+    log, real = LOGS[chosen.log], chosen.log != "simulated"
+    lake = Path(chosen.lake or f".tandem/benchmarks/parts{text}{log.suffix}").resolve()
     if not real:
         os.environ["TANDEM_DATA"] = str(lake)  # where its warehouse is written
     elif "TANDEM_DATA" not in os.environ:
-        print("TANDEM_DATA is not set: it names the folder that holds amazon_toys", file=sys.stderr)
+        print("TANDEM_DATA is not set: it names the folder that holds the data", file=sys.stderr)
         return 69
     over = "_over_gensar" if chosen.recipe == "gensr" and over_gensar(shaping) else ""
     path = HERE / "results" / f"parts_{chosen.recipe}{over}{text}{log.suffix}.json"

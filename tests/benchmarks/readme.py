@@ -221,7 +221,7 @@ def perplexity(codes: dict) -> str:
 def parts(path: Path) -> str:
     """Per task a row per variant: over the whole catalogue, then among 1 + 99 candidates; means over the seeds that have it."""
     held = json.loads(path.read_text())
-    of_data = "TANDEM_DATA=… " if held["data"] == "amazon_toys" else ""
+    of_data = "" if held["data"] == "simulated" else "TANDEM_DATA=… "
     lines = [f"`{of_data}{held['command']}` · {held['machine']} · {held['date']} · commit {held['commit']}", ""]
     full, few = ("recall@10", "ndcg@10", "mrr@20"), ("hitrate@1", "hitrate@5", "hitrate@10", "ndcg@5", "ndcg@10") if any(held["candidates"].values()) else ()
     for task in ("recommend", "search"):
