@@ -1,8 +1,9 @@
-"""Do task prompts tell more of the answer than task heads, and pull the shared encoder less apart? `python -m jobs study information`.
+"""Do task prompts tell more of the answer than task heads, what does each part tell, and who pulls the encoder apart? `python -m jobs study information`.
 
 The central claim of GenSR (Zhao et al. 2025, sections 3.4 and 4.4), on worlds in which it is known how much a pair tells of its answer. Trains, per seed,
-gensr, one prompt for both tasks, and a discriminative twin of the same size (`model.pair_study`); of each, the Barber-Agakov bound H(Y) - CE on held-out
-requests, a second estimate by a critic, and the cosine between the two tasks' gradients along training. Writes studies and a page.
+gensr, one prompt for both tasks, a discriminative twin of the same size, and gensr without each of its parts (`model.pair_study`); of each, the
+Barber-Agakov bound H(Y) - CE on held-out requests, a second estimate by a critic, and the cosine between the two tasks' gradients along training. Writes
+studies and a page.
 """
 
 import logging
@@ -21,7 +22,8 @@ from model.recipes import SERVED
 
 log = logging.getLogger("tandem")
 
-ARMS = ("gensr", "one_prompt", "twin")
+CLAIM = ("gensr", "one_prompt", "twin")  # the paper's claim is of these
+ARMS = (*CLAIM, "without_collaborative", "without_semantic", "without_filter", "without_contrast", "unmatched")
 MADE_BY = ("model.pair_study", "model.pair_worlds", "model.pairs", "model.gensr", "model.views", "model.questions", "model.unified", "model.information")
 
 
@@ -45,7 +47,7 @@ def rows_of(cell: dict[str, Any], figures: Figures) -> list[tuple[str, float, st
 
 
 def summary(cells: list[dict[str, Any]], results: list[Figures]) -> dict[str, dict[str, Interval]]:
-    """Arm → figure → mean with its interval over seeds; `over_twin.TASK` is the bound less the same seed's twin's."""
+    """Arm → figure → mean with its interval over seeds; `lost.TASK` is gensr's bound of the same seed less the arm's."""
     held = {(cell["arm"], cell["seed"]): figures for cell, figures in zip(cells, results, strict=True)}
     seeds = sorted({seed for _, seed in held})
     made: dict[str, dict[str, Interval]] = {}
@@ -53,7 +55,7 @@ def summary(cells: list[dict[str, Any]], results: list[Figures]) -> dict[str, di
         shared = [name for name in held[arm, seeds[0]] if all(name in held[arm, seed] for seed in seeds)]
         made[arm] = {name: interval(held[arm, seed][name] for seed in seeds) for name in shared}
         for task in SERVED:
-            made[arm][f"over_twin.{task}"] = interval(held[arm, seed][f"bound.{task}"] - held["twin", seed][f"bound.{task}"] for seed in seeds)
+            made[arm][f"lost.{task}"] = interval(held["gensr", seed][f"bound.{task}"] - held[arm, seed][f"bound.{task}"] for seed in seeds)
     return made
 
 
@@ -61,10 +63,10 @@ def verdict(found: dict[str, dict[str, Interval]]) -> str:
     """What the bounds say of the paper's claim, in words."""
     told = {}
     for task in SERVED:
-        mean, low, high = found["gensr"][f"over_twin.{task}"]
+        mean, low, high = found["twin"][f"lost.{task}"]
         sign = "more" if low > 0 else "less" if high < 0 else "neither measurably more nor less"
         told[task] = f"{task}: {sign} than the twin ({1000 * mean:+.0f} thousandths of a nat)"
-    cosine = {arm: found[arm]["cosine_all"][0] for arm in ARMS}
+    cosine = {arm: found[arm]["cosine_all"][0] for arm in CLAIM}
     least = "least" if cosine["gensr"] == max(cosine.values()) else "not least"
     return f"Task prompts tell, {'; '.join(told.values())}. Their gradients are {least} at odds of the three."
 

@@ -236,19 +236,21 @@ def whole_or(name: str) -> str:
     return "whole" if name == "model" else name.replace("_", " ")
 
 
-ARMS = {"gensr": ("gensr: a prompt per task", MODEL, "-"), "one_prompt": ("one prompt", RIVAL, "--"), "twin": ("one prompt, two heads", INK, ":")}
+CURVES = {"gensr": ("gensr: a prompt per task", MODEL, "-"), "one_prompt": ("one prompt", RIVAL, "--"), "twin": ("one prompt, two heads", INK, ":")}
+KINDS = {"bound": "bound", "lost": "less than gensr", "critic": "critic"}
 
 
 def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, seeds: int) -> str:
-    """found: arm → figure (`bound.TASK`, `critic.TASK`, `cosine_all`, and NAME@STEP of the curves) → mean and interval."""
+    """found: arm → figure (`bound.TASK`, `critic.TASK`, `lost.TASK`, `cosine_all`, and NAME@STEP of the curves) → mean and interval."""
     made = [f"<h2>Do task prompts tell more than task heads?</h2><p><strong>{escape(verdict)}</strong></p>"]
     rows = []
-    for arm, (name, _, _) in ARMS.items():
-        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in ("bound", "critic")]
+    for arm in found:
+        name = CURVES[arm][0] if arm in CURVES else arm.replace("_", " ")
+        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in KINDS]
         rows.append([name, *nats, *(spread(found[arm][f"cosine_{part}"]) for part in ("first", "all"))])
     known = [f"{found['gensr'][f'information.{task}'][0]:.3f}" for task in ("recommend", "search")]
-    rows.append(["what the world tells", known[0], "–", known[1], "–", "–", "–"])
-    heads = [f"{task}, {kind}" for task in ("recommend", "search") for kind in ("bound", "critic")]
+    rows.append(["what the world tells", known[0], "–", "–", known[1], "–", "–", "–", "–"])
+    heads = [f"{task}, {told}" for task in ("recommend", "search") for told in KINDS.values()]
     made.append(table(["nats of information on the answer", *heads, "gradients' cosine, first attention", "all blocks"], rows))
     for figure, axis in (
         ("valid_recommend", "recommend: loss, nats"),
@@ -259,6 +261,7 @@ def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, 
     made.append(
         f'<p class="quiet">Held-out requests, one right candidate and four wrong ones; mean of {seeds} seed(s), 95 % interval by Student\'s t over seeds. '
         "Bound: Barber and Agakov, the labels' entropy less the cross-entropy. Critic: Donsker and Varadhan on the model's states, another lower bound. "
+        "Less than gensr: its bound less this one's, by seed. "
         "Cosine: of the two tasks' gradients in the encoder, the mean along training.</p>"
     )
     return whole(day, made)
@@ -273,7 +276,7 @@ def along(found: dict[str, dict[str, Interval]], figure: str, axis: str) -> str:
     """A figure along training, a line and its band per arm."""
     drawing, axes = canvas(2.4)
     ends = []
-    for arm, (name, color, line) in ARMS.items():
+    for arm, (name, color, line) in CURVES.items():
         steps = sorted(int(key.partition("@")[2]) for key in found[arm] if key.startswith(f"{figure}@"))
         values = [found[arm][f"{figure}@{step}"] for step in steps]
         if not any(math.isnan(low) for _, low, _ in values):

@@ -3,6 +3,8 @@
     gensr        two prompts, one pair of answer words
     one_prompt   one prompt for both tasks
     twin         one prompt, and answer rows of each task: a shared trunk with two heads
+    without_…    gensr less a view, the candidate-aware filter (the mean of the history instead), or the contrastive loss
+    unmatched    gensr without our slot of how a candidate's text meets the query
 
 All begin at the same weights and see the same batches. Pure in the cell: its seed is part of it. Knows no table.
 """
@@ -22,7 +24,16 @@ from model.pairs import Answered, Drawing, Requests, Settings, answer, train
 from model.questions import TASKS, Form, Prompts, text_rows
 from model.unified import from_sizes
 
-ARMS = {"gensr": Form(), "one_prompt": Form(prompts="shared"), "twin": Form(prompts="shared", answers="per_task")}
+ARMS = {
+    "gensr": Form(),
+    "one_prompt": Form(prompts="shared"),
+    "twin": Form(prompts="shared", answers="per_task"),
+    "without_collaborative": Form(views=("semantic",)),
+    "without_semantic": Form(views=("collaborative",)),
+    "without_filter": Form(filter="mean"),
+    "without_contrast": Form(weight=0.0),
+    "unmatched": Form(match=False),
+}
 LIMIT, WORDS, DROPOUT = 8, 16, 0.1
 EVERY, PROBED, AT_ONCE = 50, 300, 100  # steps between two looks; test requests of each task that are looked at; of them in one pass
 

@@ -47,6 +47,15 @@ def test_a_search_is_answered_by_its_query(quick) -> None:
     assert losses.mean() < entropy(0.2) - 0.06
 
 
+@pytest.mark.parametrize(("arm", "task"), [("without_collaborative", 0), ("without_semantic", 1)])
+def test_what_one_view_alone_knows_is_lost_without_it(arm, task, quick) -> None:
+    """Who takes an item stands in no text, and what its text says in no interaction: the answer stays the prior."""
+    made = fit(arm, 60, users=200, personal=False)
+    for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
+        pass
+    assert made.look(task)[0].mean() > entropy(0.2) - 0.02
+
+
 def test_a_cell_tells_everything_and_depends_on_its_seed_alone(quick, monkeypatch) -> None:
     monkeypatch.setattr(pair_study, "EVERY", 2)
     monkeypatch.setattr(pair_worlds, "HISTORY", 3)
@@ -64,7 +73,7 @@ def test_a_cell_tells_everything_and_depends_on_its_seed_alone(quick, monkeypatc
 def test_the_twin_hears_its_task_by_its_head_alone(quick) -> None:
     """One prompt: the same pair is the same state for both tasks; gensr's prompts make it two."""
     alike = {}
-    for arm in ARMS:
+    for arm in ("gensr", "one_prompt", "twin"):
         made = fit(arm, 1, users=40)
         for _ in train(made.model, made.prompts, made.world.train, made.drawing, made.settings, pair_study.LIMIT):
             pass  # a step, so that the answer rows are no longer zeros

@@ -141,20 +141,21 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("recipe", choices=HEADLINES)
     options.add_argument("--log", choices=LOGS, default="amazon_toys")
-    options.add_argument("--lake", help=".tandem/benchmarks/parts, parts_ENCODER, parts_beauty …, if not told")
+    options.add_argument("--lake", help=".tandem/benchmarks/parts, parts_over_bridge, parts_ENCODER, parts_beauty …, if not told")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[])
     chosen = options.parse_args()
     shaping = [each for each in chosen.set if each.startswith("study.own") or not each.startswith(("study.", "spark."))]
     text = of_text(shaping)
     log, real = LOGS[chosen.log], chosen.log != "simulated"
-    lake = Path(chosen.lake or f".tandem/benchmarks/parts{text}{log.suffix}").resolve()
+    over = "_over_gensar" if chosen.recipe == "gensr" and over_gensar(shaping) else ""
+    named = "" if chosen.recipe == "gensar" or over else "_over_bridge"  # whose items have names of another scheme
+    lake = Path(chosen.lake or f".tandem/benchmarks/parts{named}{text}{log.suffix}").resolve()
     if not real:
         os.environ["TANDEM_DATA"] = str(lake)  # where its warehouse is written
     elif "TANDEM_DATA" not in os.environ:
         print("TANDEM_DATA is not set: it names the folder that holds the data", file=sys.stderr)
         return 69
-    over = "_over_gensar" if chosen.recipe == "gensr" and over_gensar(shaping) else ""
     path = HERE / "results" / f"parts_{chosen.recipe}{over}{text}{log.suffix}.json"
     before = json.loads(path.read_text()) if path.exists() else None
     if before:

@@ -183,16 +183,17 @@ def gensr_plateau(path: Path) -> str:
 
 
 def information(path: Path) -> str:
-    """One row per form: bounds and critics of both tasks, and the gradients' cosines."""
+    """One row per form: bounds, what they are short of gensr's, and critics of both tasks, and the gradients' cosines."""
     held = json.loads(path.read_text())
     seeds = ", ".join(map(str, held["seeds"]))
     lines = [
         f"`{held['command']}` · {held['machine']} · {held['core_seconds'] / 60:.0f} core-minutes · seeds {seeds} · {held['date']} · commit {held['commit']}",
         "",
     ]
-    lines += ["| nats | recommend, bound | critic | search, bound | critic | gradients' cosine, first attention | all blocks |", "|---|" + "---|" * 6]
+    heads = " | ".join(f"{task}, bound | less than gensr | critic" for task in ("recommend", "search"))
+    lines += [f"| nats | {heads} | gradients' cosine, first attention | all blocks |", "|---|" + "---|" * 8]
     for arm, figures in held["arms"].items():
-        told = [figures[f"{kind}.{task}"] for task in ("recommend", "search") for kind in ("bound", "critic")]
+        told = [figures[f"{kind}.{task}"] for task in ("recommend", "search") for kind in ("bound", "lost", "critic")]
         cells = [
             f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
             for mean, low, high in [*told, figures["cosine_first"], figures["cosine_all"]]
