@@ -54,7 +54,7 @@ def summary(cells: list[dict[str, Any]], results: list[Figures]) -> dict[str, di
     for arm in ARMS:
         shared = [name for name in held[arm, seeds[0]] if all(name in held[arm, seed] for seed in seeds)]
         made[arm] = {name: interval(held[arm, seed][name] for seed in seeds) for name in shared}
-        for task in SERVED:
+        for task in SERVED if arm != "gensr" else ():
             made[arm][f"lost.{task}"] = interval(held["gensr", seed][f"bound.{task}"] - held[arm, seed][f"bound.{task}"] for seed in seeds)
     return made
 

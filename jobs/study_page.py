@@ -237,20 +237,18 @@ def whole_or(name: str) -> str:
 
 
 CURVES = {"gensr": ("gensr: a prompt per task", MODEL, "-"), "one_prompt": ("one prompt", RIVAL, "--"), "twin": ("one prompt, two heads", INK, ":")}
-KINDS = {"bound": "bound", "lost": "less than gensr", "critic": "critic"}
 
 
 def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, seeds: int) -> str:
     """found: arm → figure (`bound.TASK`, `critic.TASK`, `lost.TASK`, `cosine_all`, and NAME@STEP of the curves) → mean and interval."""
     made = [f"<h2>Do task prompts tell more than task heads?</h2><p><strong>{escape(verdict)}</strong></p>"]
     rows = []
-    for arm in found:
-        name = CURVES[arm][0] if arm in CURVES else arm.replace("_", " ")
-        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in KINDS]
+    for arm, (name, _, _) in CURVES.items():
+        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in ("bound", "critic")]
         rows.append([name, *nats, *(spread(found[arm][f"cosine_{part}"]) for part in ("first", "all"))])
     known = [f"{found['gensr'][f'information.{task}'][0]:.3f}" for task in ("recommend", "search")]
-    rows.append(["what the world tells", known[0], "–", "–", known[1], "–", "–", "–", "–"])
-    heads = [f"{task}, {told}" for task in ("recommend", "search") for told in KINDS.values()]
+    rows.append(["what the world tells", known[0], "–", known[1], "–", "–", "–"])
+    heads = [f"{task}, {kind}" for task in ("recommend", "search") for kind in ("bound", "critic")]
     made.append(table(["nats of information on the answer", *heads, "gradients' cosine, first attention", "all blocks"], rows))
     for figure, axis in (
         ("valid_recommend", "recommend: loss, nats"),
@@ -258,10 +256,17 @@ def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, 
         ("cosine_all", "gradients' cosine"),
     ):
         made.append(along(found, figure, axis))
+    made.append("<h2>What does each part tell?</h2>")
+    heads = [f"{task}, {told}" for task in ("recommend", "search") for told in ("bound", "less than gensr")]
+    rows = []
+    for arm in (arm for arm in found if arm != "gensr"):
+        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in ("bound", "lost")]
+        rows.append([arm.replace("_", " "), *nats])
+    made.append(table(["nats of information on the answer", *heads], rows))
     made.append(
         f'<p class="quiet">Held-out requests, one right candidate and four wrong ones; mean of {seeds} seed(s), 95 % interval by Student\'s t over seeds. '
         "Bound: Barber and Agakov, the labels' entropy less the cross-entropy. Critic: Donsker and Varadhan on the model's states, another lower bound. "
-        "Less than gensr: its bound less this one's, by seed. "
+        "Less than gensr: gensr's bound less this one's, by seed. "
         "Cosine: of the two tasks' gradients in the encoder, the mean along training.</p>"
     )
     return whole(day, made)

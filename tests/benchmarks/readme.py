@@ -11,6 +11,7 @@ from pathlib import Path
 
 from speed_tables import KINDS as SPEED
 
+from jobs.study_information import CLAIM
 from jobs.sweep import interval as between_seeds
 from jobs.tables import describe
 
@@ -29,6 +30,7 @@ LIKENESS = {  # of two logs, as `study joint` measures it
     "recommend_items_in_search": "used items that were also searched:",
     "redundancy": "pair redundancy:",
 }
+TASKS = ("recommend", "search")
 SLICES = ("all", "item:", "other log:", "pairs:")
 
 
@@ -183,24 +185,27 @@ def gensr_plateau(path: Path) -> str:
 
 
 def information(path: Path) -> str:
-    """One row per form: bounds, what they are short of gensr's, and critics of both tasks, and the gradients' cosines."""
+    """One row per form: bounds and critics of both tasks, and the gradients' cosines; then what gensr without each part is short of gensr."""
     held = json.loads(path.read_text())
     seeds = ", ".join(map(str, held["seeds"]))
     lines = [
         f"`{held['command']}` · {held['machine']} · {held['core_seconds'] / 60:.0f} core-minutes · seeds {seeds} · {held['date']} · commit {held['commit']}",
         "",
     ]
-    heads = " | ".join(f"{task}, bound | less than gensr | critic" for task in ("recommend", "search"))
-    lines += [f"| nats | {heads} | gradients' cosine, first attention | all blocks |", "|---|" + "---|" * 8]
-    for arm, figures in held["arms"].items():
-        told = [figures[f"{kind}.{task}"] for task in ("recommend", "search") for kind in ("bound", "lost", "critic")]
-        cells = [
-            f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
-            for mean, low, high in [*told, figures["cosine_first"], figures["cosine_all"]]
-        ]
-        lines.append(f"| {arm.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    known = ", ".join(f"{task} {held['arms']['gensr'][f'information.{task}'][0]:.3f}" for task in ("recommend", "search"))
+    arms = held["arms"]
+    lines += ["| nats | recommend, bound | critic | search, bound | critic | gradients' cosine, first attention | all blocks |", "|---|" + "---|" * 6]
+    told = [f"{kind}.{task}" for task in TASKS for kind in ("bound", "critic")] + ["cosine_first", "cosine_all"]
+    lines += [f"| {arm.replace('_', ' ')} | " + " | ".join(nats(arms[arm][name]) for name in told) + " |" for arm in CLAIM]
+    lines += ["", "| nats | recommend, bound | less than gensr | search, bound | less than gensr |", "|---|" + "---|" * 4]
+    told = [f"{kind}.{task}" for task in TASKS for kind in ("bound", "lost")]
+    lines += [f"| {arm.replace('_', ' ')} | " + " | ".join(nats(arms[arm][name]) for name in told) + " |" for arm in arms if arm != "gensr"]
+    known = ", ".join(f"{task} {held['arms']['gensr'][f'information.{task}'][0]:.3f}" for task in TASKS)
     return "\n".join([*lines, "", f"What the world tells: {known}. {held['verdict']}"])
+
+
+def nats(interval: list[float | None]) -> str:
+    mean, low, high = interval
+    return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
 
 def colliding(codes: dict) -> str:
