@@ -22,13 +22,14 @@ from model.recipes import SERVED
 
 log = logging.getLogger("tandem")
 
-CLAIM = ("gensr", "one_prompt", "twin")  # the paper's claim is of these
-ARMS = (*CLAIM, "without_collaborative", "without_semantic", "without_filter", "without_contrast", "unmatched")
+CLAIM = tuple(study_page.CURVES)  # the arms that the paper's claim is of
 MADE_BY = ("model.pair_study", "model.pair_worlds", "model.pairs", "model.gensr", "model.views", "model.questions", "model.unified", "model.information")
 
 
 def cells_of(config: Config) -> list[dict[str, Any]]:
     """Keyword arguments of `model.pair_study.Cell`."""
+    from model.pair_study import ARMS
+
     steps = 400 if config.study.points == "all" else 50
     return [{"arm": arm, "seed": seed, "steps": steps} for seed in config.study.seeds for arm in ARMS]
 
@@ -51,7 +52,7 @@ def summary(cells: list[dict[str, Any]], results: list[Figures]) -> dict[str, di
     held = {(cell["arm"], cell["seed"]): figures for cell, figures in zip(cells, results, strict=True)}
     seeds = sorted({seed for _, seed in held})
     made: dict[str, dict[str, Interval]] = {}
-    for arm in ARMS:
+    for arm in dict.fromkeys(cell["arm"] for cell in cells):
         shared = [name for name in held[arm, seeds[0]] if all(name in held[arm, seed] for seed in seeds)]
         made[arm] = {name: interval(held[arm, seed][name] for seed in seeds) for name in shared}
         for task in SERVED if arm != "gensr" else ():

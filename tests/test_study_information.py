@@ -10,9 +10,10 @@ from deltalake import DeltaTable
 from jobs import study_information, study_page
 from jobs.config import load
 from jobs.study import run
-from jobs.study_information import ARMS, cells_of, rows_of, summary, verdict
+from jobs.study_information import CLAIM, cells_of, rows_of, summary, verdict
 from jobs.sweep import Sweep, finished, interval
 from model import pair_study
+from model.pair_study import ARMS
 
 
 def figures(bound: float, cosine: float) -> dict[str, float]:
@@ -47,11 +48,12 @@ def test_rows_tell_task_step_and_arm() -> None:
 
 def test_a_study_whose_cells_are_done_becomes_rows_and_a_page(spark, config) -> None:
     asked = load(None, [f"lake.root={config.lake.root}", "study.seeds=[0]", "study.points=ends"])
+    assert {cell["arm"] for cell in cells_of(asked)} == set(ARMS) > set(CLAIM)
     sweep = Sweep("information", pair_study.train_cell, study_information.MADE_BY)
     for cell in cells_of(asked):
         path = finished(asked, sweep, cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures(0.1 * ARMS.index(cell["arm"]) + 0.1, 0.5)))
+        path.write_text(json.dumps(figures(0.1 * list(ARMS).index(cell["arm"]) + 0.1, 0.5)))
     told = run(asked, date(2026, 11, 21), "r", "information")
     assert told["core_seconds"] == len(ARMS) and told["figures"]["twin"]["bound.search"][0] == pytest.approx(0.3)
     rows = DeltaTable(f"{config.lake.root}/studies").to_pyarrow_table().to_pylist()
