@@ -41,6 +41,20 @@ for arguments in json.loads(sys.argv[1]):
         sys.exit(code)
 """
 
+# Where the one task of an application computes.
+WHERE = """from pyspark.sql import SparkSession
+
+def where(frames):
+    from udfs.device import device
+
+    for frame in frames:
+        yield frame.assign(device=device())
+
+spark = SparkSession.builder.getOrCreate()
+(row,) = spark.range(1).mapInPandas(where, "id long, device string").collect()
+print("computes on", row.device)
+"""
+
 
 def awaited(what: Callable[[], Any], seconds: float = 300) -> Any:
     """The first true answer; the test fails where there is none in time."""
@@ -74,14 +88,18 @@ def environment(python: Path) -> dict[str, str]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, bare: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """The master's address and the processes of two workers of one core each."""
+    """The master's address and the processes of two workers of one core each, which say that they have a GPU of number 3."""
     started: list[subprocess.Popen] = []
+    gpus = tmp_path / "gpus.sh"
+    gpus.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["3"]}'\n""")
+    gpus.chmod(0o755)
+    theirs = {"SPARK_WORKER_OPTS": f"-Dspark.worker.resource.gpu.amount=1 -Dspark.worker.resource.gpu.discoveryScript={gpus}"}
 
     def start(name: str, kind: str, *options: str) -> Callable[[str], Any]:
         log = tmp_path / f"{name}.log"
         command = [str(HOME / "bin/spark-class"), f"org.apache.spark.deploy.{kind}", "--host", "127.0.0.1", "--webui-port", "0", *options]
         with log.open("w") as out:
-            started.append(subprocess.Popen(command, env=environment(bare), cwd=tmp_path, stdout=out, stderr=out))
+            started.append(subprocess.Popen(command, env=environment(bare) | theirs, cwd=tmp_path, stdout=out, stderr=out))
         return lambda pattern: re.search(pattern, log.read_text())
 
     try:
@@ -205,3 +223,15 @@ def test_a_cluster_answers_as_one_machine_does_and_survives_what_dies_on_it(spar
         far, here = (content(tmp_path / f"{place}{lake}", name) for place in ("far", "alone"))
         assert far == here and (here or name == "quarantine"), name
     assert pc.sum(DeltaTable(str(tmp_path / "far/checks")).to_pyarrow_table()["passed"]).as_py() > 0
+
+
+@pytest.mark.slow
+def test_a_task_computes_on_the_gpu_that_spark_gave_it(tmp_path, cluster) -> None:
+    url, _ = cluster
+    (tmp_path / "where.py").write_text(WHERE)
+    submit = [str(HOME / "bin/spark-submit"), "--master", url, "--driver-java-options", FAST, "--conf", "spark.executor.memory=512m"]
+    asking = [part for who in ("executor", "task") for part in ("--conf", f"spark.{who}.resource.gpu.amount=1")]
+    known = environment(Path(sys.executable))
+
+    told = subprocess.run([*submit, *asking, str(tmp_path / "where.py")], env=known, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert told.stdout == "computes on cuda:3\n"

@@ -4,7 +4,7 @@
 
 The model is loaded once per Python worker. A worker holds one Arrow batch of requests and one batch of answers at a time, so its memory
 does not grow with the number of requests. It computes on one thread: Spark runs one worker per core, and more threads in several workers
-fight for the cores (4 to 15 times slower, measured).
+fight for the cores (4 to 15 times slower, measured). Where Spark gave the task a GPU, it computes there.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from udfs.device import device
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -41,7 +43,7 @@ def ranker(
 
         one_worker()
         popular, log_shares = catalogue.value
-        model = load(artifact)  # once per process: it remembers
+        model = load(artifact, device())  # once per process: it remembers
         available = set(popular)
         allowed = np.fromiter((item in available for item in model.item_ids), dtype=bool, count=len(model.item_ids))
         names = np.asarray(model.item_ids, dtype=object)

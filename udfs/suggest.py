@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from udfs.device import device
 from udfs.rank import as_list, in_batches
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def suggester(
         from model.rank import load
 
         one_worker()
-        model = load(artifact)  # once per process: it remembers
+        model = load(artifact, device())  # once per process: it remembers
         catalogue, numbers = model.query_catalogue(queries.value)
         texts = np.asarray(queries.value, dtype=object)
         for frame in frames:
