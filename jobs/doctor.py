@@ -115,6 +115,7 @@ def machine(config: Config) -> Iterator[Finding]:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     kinds = [name for name, flag in (("AVX2", "avx2"), ("AVX-512", "avx512f"), ("bf16", "avx512_bf16"), ("AMX", "amx_bf16")) if f" {flag}" in flags]
     yield Finding("ok", f"{os.cpu_count()} cores ({', '.join(kinds) or platform.machine()})")
+    yield from roundings(config, kinds)
     if "AVX-512" in kinds and narrow_openblas():
         faster = "export OPENBLAS_CORETYPE=SkylakeX makes products of matrices 1.8 times as fast (measured on Zen 5)"
         yield Finding("note", "NumPy's OpenBLAS does not know this CPU and multiplies with AVX2 alone", faster)
@@ -131,7 +132,15 @@ def machine(config: Config) -> Iterator[Finding]:
         told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
         yield Finding("ok", f"GPU: {told.splitlines()[0].split(' (UUID')[0]}, {len(told.splitlines())} in all")
     except (OSError, subprocess.SubprocessError, IndexError):
-        yield Finding("note", "no GPU: training runs on the CPU, in fp32")
+        yield Finding("note", f"no GPU: training runs on the CPU, in {'bf16' if config.train.precision == 'bf16' else 'fp32'}")
+
+
+def roundings(config: Config, kinds: list[str]) -> Iterator[Finding]:
+    """kinds: of the CPU's instructions; none where they are not known."""
+    for key in ("precision", "answer_precision"):
+        if getattr(config.train, key) == "bf16" and kinds and "AVX-512" not in kinds:
+            slow = f"train.{key} = 'bf16', for which this CPU has no instructions"
+            yield Finding("note", slow, "without a GPU fp32 is some ten times as fast here (measured on Zen 2)")
 
 
 def narrow_openblas() -> bool:

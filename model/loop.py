@@ -23,7 +23,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from model import artifact, compiled, data
-from model.products import same_by_onednn
+from model.products import has_bf16, same_by_onednn
 from model.unified import parameter_groups
 
 log = logging.getLogger("tandem.train")
@@ -64,6 +64,9 @@ class Training(ABC):
         elif same_by_onednn():
             torch.set_float32_matmul_precision("medium")  # every product by oneDNN: 1.3 times as fast on a whole step
         self.autocast = self.settings["precision"] == "bf16" or (self.settings["precision"] == "auto" and cuda)
+        rounded = [key for key in ("precision", "answer_precision") if self.settings[key] == "bf16"]
+        if rounded and not cuda and not has_bf16():
+            log.warning("train.%s = bf16: this CPU has no instructions for it, and fp32 is some ten times as fast", " and train.".join(rounded))
         torch.manual_seed(self.settings["seed"])
         self.load_data()
         self.model = self.make_model().to(self.device)
