@@ -1,9 +1,9 @@
 """Do task prompts tell more of the answer than task heads, what does each part tell, and who pulls the encoder apart? `python -m jobs study information`.
 
 The central claim of GenSR (Zhao et al. 2025, sections 3.4 and 4.4), on worlds in which it is known how much a pair tells of its answer. Trains, per seed,
-gensr, one prompt for both tasks, a discriminative twin of the same size, and gensr without each of its parts (`model.pair_study`); of each, the
-Barber-Agakov bound H(Y) - CE on held-out requests, a second estimate by a critic, and the cosine between the two tasks' gradients along training. Writes
-studies and a page.
+gensr, one prompt for both tasks, a discriminative twin of the same size, and gensr without each of its parts or of one task alone (`model.pair_study`); of
+each, the Barber-Agakov bound H(Y) - CE on held-out requests, a second estimate by a critic, and the cosine between the two tasks' gradients along training.
+Writes studies and a page.
 """
 
 import logging
@@ -55,7 +55,7 @@ def summary(cells: list[dict[str, Any]], results: list[Figures]) -> dict[str, di
     for arm in dict.fromkeys(cell["arm"] for cell in cells):
         shared = [name for name in held[arm, seeds[0]] if all(name in held[arm, seed] for seed in seeds)]
         made[arm] = {name: interval(held[arm, seed][name] for seed in seeds) for name in shared}
-        for task in SERVED if arm != "gensr" else ():
+        for task in (task for task in SERVED if arm != "gensr" and f"bound.{task}" in shared):
             made[arm][f"lost.{task}"] = interval(held["gensr", seed][f"bound.{task}"] - held[arm, seed][f"bound.{task}"] for seed in seeds)
     return made
 
@@ -96,4 +96,4 @@ def run(config: Config, day: date, run_id: str) -> dict[str, Any]:
 
 
 def line(cell: dict[str, Any], figures: Figures) -> str:
-    return f"{cell['arm']}, seed {cell['seed']}: " + ", ".join(f"{task} {figures[f'bound.{task}']:.3f} nats" for task in SERVED)
+    return f"{cell['arm']}, seed {cell['seed']}: " + ", ".join(f"{task} {figures[f'bound.{task}']:.3f} nats" for task in SERVED if f"bound.{task}" in figures)

@@ -260,7 +260,8 @@ def information(day: date, found: dict[str, dict[str, Interval]], verdict: str, 
     heads = [f"{task}, {told}" for task in ("recommend", "search") for told in ("bound", "less than gensr")]
     rows = []
     for arm in (arm for arm in found if arm != "gensr"):
-        nats = [spread(found[arm][f"{kind}.{task}"]) for task in ("recommend", "search") for kind in ("bound", "lost")]
+        named = [f"{kind}.{task}" for task in ("recommend", "search") for kind in ("bound", "lost")]
+        nats = [spread(found[arm][name]) if name in found[arm] else "–" for name in named]
         rows.append([arm.replace("_", " "), *nats])
     made.append(table(["nats of information on the answer", *heads], rows))
     made.append(

@@ -5,8 +5,9 @@
     twin         one prompt, and answer rows of each task: a shared trunk with two heads
     without_…    gensr less a view, the candidate-aware filter (the mean of the history instead), or the contrastive loss
     unmatched    gensr without our slot of how a candidate's text meets the query
+    …_alone      gensr trained on one task, in half the steps: as many of its requests; LightGCN's table is that of both
 
-All begin at the same weights and see the same batches. Pure in the cell: its seed is part of it. Knows no table.
+All begin at the same weights, and those of both tasks see the same batches. Pure in the cell: its seed is part of it. Knows no table.
 """
 
 import time
@@ -33,7 +34,10 @@ ARMS = {
     "without_filter": Form(filter="mean"),
     "without_contrast": Form(weight=0.0),
     "unmatched": Form(match=False),
+    "recommend_alone": Form(),
+    "search_alone": Form(),
 }
+BOTH = tuple(range(len(TASKS)))
 LIMIT, WORDS, DROPOUT = 8, 16, 0.1
 EVERY, PROBED, AT_ONCE = 50, 300, 100  # steps between two looks; test requests of each task that are looked at; of them in one pass
 
@@ -47,10 +51,10 @@ class Cell:
 
 
 class Fit:
-    """A model of the world, before and after its training."""
+    """A model of the world, before and after its training on the tasks (their numbers)."""
 
-    def __init__(self, world: PairWorld, form: Form, settings: Settings, size: str, drawing: Drawing):
-        self.world, self.settings, self.drawing = world, settings, drawing
+    def __init__(self, world: PairWorld, form: Form, settings: Settings, size: str, drawing: Drawing, tasks: tuple[int, ...] = BOTH):
+        self.world, self.settings, self.drawing, self.tasks = world, settings, drawing, tasks
         torch.manual_seed(settings.seed)
         unified = from_sizes(size, world.vocabulary.text_size, form.level_sizes, DROPOUT, False)
         look_for_alike(unified)
@@ -81,19 +85,19 @@ class Fit:
 
     def train(self) -> list[dict[str, float]]:
         """The curve: a point every EVERY steps."""
-        curve = []
-        for step, loss, contrast in train(self.model, self.prompts, self.world.train, self.drawing, self.settings, LIMIT):
+        curve, learnt = [], self.world.train.take(np.flatnonzero(np.isin(self.world.train.task, self.tasks)))
+        for step, loss, contrast in train(self.model, self.prompts, learnt, self.drawing, self.settings, LIMIT):
             if step % EVERY == 0 or step == 1:
                 point = {"step": float(step), "loss": loss, "contrast": contrast}
-                point |= {f"valid_{name}": float(self.look(task)[0].mean()) for task, name in enumerate(TASKS)}
-                curve.append(point | {f"cosine_{name}": value for name, value in self.cosines().items()})
+                point |= {f"valid_{TASKS[task]}": float(self.look(task)[0].mean()) for task in self.tasks}
+                curve.append(point | {f"cosine_{name}": value for name, value in (self.cosines() if self.tasks == BOTH else {}).items()})
         return curve
 
     def figures(self) -> dict[str, float]:
         """Per task: the information there is, both estimates of what is used, and how often the right candidate comes first."""
         found = {}
-        for task, name in enumerate(TASKS):
-            losses, states = self.look(task)
+        for task in self.tasks:
+            name, (losses, states) = TASKS[task], self.look(task)
             labels = np.zeros(losses.shape, dtype=bool)
             labels[:, 0] = True
             own, critic = barber_agakov(losses), donsker_varadhan(states, labels, self.settings.seed)
@@ -115,9 +119,11 @@ def run(cell: Cell) -> tuple[dict[str, float], list[dict[str, float]]]:
     """(figures, curve)."""
     world = pair_worlds.tastes_and_topics(cell.seed, users=600, tastes=4, topics=8, personal=False)
     drawing = Drawing(np.zeros(len(world.taste)), hard=0.0)
-    fit = Fit(world, ARMS[cell.arm], Settings(steps=cell.steps, seed=cell.seed), cell.size, drawing)
+    tasks = tuple(task for task in BOTH if cell.arm == f"{TASKS[task]}_alone") or BOTH
+    settings = Settings(steps=cell.steps * len(tasks) // len(BOTH), seed=cell.seed)
+    fit = Fit(world, ARMS[cell.arm], settings, cell.size, drawing, tasks)
     curve = fit.train()
-    return fit.figures() | mean_cosines(curve), curve
+    return fit.figures() | (mean_cosines(curve) if tasks == BOTH else {}), curve
 
 
 def mean_cosines(curve: list[dict[str, Any]]) -> dict[str, float]:

@@ -69,6 +69,8 @@ def test_a_cell_tells_everything_and_depends_on_its_seed_alone(quick, monkeypatc
     for task in ("recommend", "search"):
         assert figures[f"bound.{task}"] <= entropy(0.2) and 0 < figures[f"information.{task}"] < entropy(0.2)
     assert -1 <= figures["cosine_first"] <= 1 and -1 <= figures["cosine_all"] <= 1
+    alone, curve = pair_study.run(Cell("search_alone", 1, steps=4))
+    assert [point["step"] for point in curve] == [1, 2] and {name.partition(".")[2] for name in alone} == {"search"}  # as many searches, no gradient beside
 
 
 def test_the_twin_hears_its_task_by_its_head_alone(quick) -> None:

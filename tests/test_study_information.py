@@ -27,13 +27,19 @@ def test_gensr_is_held_against_the_twin_of_its_own_seed() -> None:
     bounds = dict.fromkeys(((arm, seed) for arm in ARMS for seed in (0, 1)), 0.2)
     bounds |= {("gensr", 0): 0.30, ("gensr", 1): 0.40, ("twin", 0): 0.20, ("twin", 1): 0.32}
     cells = [{"arm": arm, "seed": seed} for arm, seed in bounds]
-    found = summary(cells, [figures(bound, {"gensr": 0.3}.get(arm, 0.1)) for (arm, _), bound in bounds.items()])
+    made = [figures(bound, {"gensr": 0.3}.get(arm, 0.1)) for (arm, _), bound in bounds.items()]
+    of_search = [
+        {name: value for name, value in of.items() if cell["arm"] != "search_alone" or name.endswith("search")} for cell, of in zip(cells, made, strict=True)
+    ]
+    found = summary(cells, of_search)
     assert found["twin"]["lost.search"] == pytest.approx(interval([0.10, 0.08]))
     assert "lost.search" not in found["gensr"] and found["gensr"]["cosine_all@50"][0] == pytest.approx(50.35)
     assert "neither measurably more nor less than the twin (+90 thousandths" in verdict(found) and "gradients are least at odds" in verdict(found)
     page = study_page.information(date(2026, 11, 21), found, "<said>", 2)
     assert "&lt;said&gt;" in page and page.count("<svg") == 3 and "what the world tells" in page
     assert ">without collaborative<" in page
+    alone = page[page.index(">search alone<") : page.index("</tr>", page.index(">search alone<"))]
+    assert alone.count("<td>–</td>") == 2 and alone.count("0.150") == 1  # less than gensr: .10 and .20
 
 
 def test_rows_tell_task_step_and_arm() -> None:

@@ -198,12 +198,14 @@ def information(path: Path) -> str:
     lines += [f"| {arm.replace('_', ' ')} | " + " | ".join(nats(arms[arm][name]) for name in told) + " |" for arm in CLAIM]
     lines += ["", "| nats | recommend, bound | less than gensr | search, bound | less than gensr |", "|---|" + "---|" * 4]
     told = [f"{kind}.{task}" for task in TASKS for kind in ("bound", "lost")]
-    lines += [f"| {arm.replace('_', ' ')} | " + " | ".join(nats(arms[arm][name]) for name in told) + " |" for arm in arms if arm != "gensr"]
+    lines += [f"| {arm.replace('_', ' ')} | " + " | ".join(nats(arms[arm].get(name)) for name in told) + " |" for arm in arms if arm != "gensr"]
     known = ", ".join(f"{task} {held['arms']['gensr'][f'information.{task}'][0]:.3f}" for task in TASKS)
     return "\n".join([*lines, "", f"What the world tells: {known}. {held['verdict']}"])
 
 
-def nats(interval: list[float | None]) -> str:
+def nats(interval: list[float | None] | None) -> str:
+    if interval is None:
+        return "–"  # a task that it was not trained on
     mean, low, high = interval
     return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
