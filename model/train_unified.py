@@ -21,6 +21,7 @@ from model.popularity import Popularity
 from model.prompts import Ask
 from model.rank import VIEWS, Answer, Ranker
 from model.recipes import RECIPES, SERVED
+from model.unchosen import estimated
 from model.unified import INITIAL_STD, SIZES, UnifiedModel, from_checkpoint, from_sizes
 from model.valid import CERTAIN, FREE, Valid
 from model.vocabulary import Vocabulary
@@ -87,6 +88,7 @@ class UnifiedTraining(Training):
             views = initial.item_views(*self.spec["tables"]["item_embeddings"], corpus.day_of(self.spec), self.item_ids)
         if begin:
             self.begin_rows(model, views)
+        self.texts = views.get("text")
         self.views = {f"{VIEWS}{name}": torch.from_numpy(rows).half().to(self.device) for name, rows in views.items() if settings["similarity"]}
         if self.spec["parent"]:
             weights, held, _, _, _ = artifact.load(Path(self.spec["parent"]))
@@ -149,10 +151,24 @@ class UnifiedTraining(Training):
         return self.phrasing.lengths(self.train)
 
     def settle(self) -> None:
-        """How far the answers to each task trust neighbours, and then by which weights the best of them are ordered."""
+        """Rows of items that nothing taught, how far the answers to each task trust neighbours, and then by which weights the best of them are ordered."""
+        self.settle_unchosen()
         self.settle_trust()
         if self.views:
             self.settle_order()
+
+    @torch.no_grad()
+    def settle_unchosen(self) -> None:
+        """Rows of items that no example chose, where an item is one token; a code that names several was chosen for others."""
+        chosen = np.bincount(self.train.target, minlength=len(self.item_ids)) > 0
+        if self.vocabulary.depth > 1 or self.texts is None or chosen.all():
+            return
+        (codes,) = self.vocabulary.item_tokens.values()
+        tokens, weights = torch.from_numpy(codes[:, 0].astype(np.int64)).to(self.device), self.model.t5
+        for rows in {id(p): p for p in (weights.shared.weight, weights.lm_head.weight)}.values():
+            told = estimated(rows[tokens].float().cpu().numpy(), self.texts, chosen)
+            rows[tokens[torch.from_numpy(~chosen).to(self.device)]] = torch.from_numpy(told).to(rows)
+        log.info("%d of %d items are in no training example: their rows are told from their texts", (~chosen).sum(), len(chosen))
 
     def settle_order(self) -> None:
         """By which of their answers the valid examples chose (`model.choice`): they are new to the model."""
