@@ -13,6 +13,8 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import data, rank, train
 
+# What AdamW makes of last digits in 18 steps: 6e-5 on a CPU without AVX-512, below 1e-5 on others. Batches that are shared out otherwise: .017.
+DIGITS = 2e-4
 BATCH = 36  # of a process: 648 training rows are 18 whole batches, nine steps of two
 
 
@@ -55,7 +57,7 @@ def apart(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
 
 
 def test_torchrun(tmp_path, alone) -> None:
-    assert apart(of_two(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"), alone) < 1e-5
+    assert apart(of_two(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"), alone) < DIGITS
 
 
 def test_pointers_are_learned_by_two(tmp_path) -> None:
@@ -71,4 +73,4 @@ def test_pointers_are_learned_by_two(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_torch_distributor(tmp_path, alone) -> None:
-    assert apart(of_two(tmp_path, "-m", "jobs.distribute", "2"), alone) < 1e-5
+    assert apart(of_two(tmp_path, "-m", "jobs.distribute", "2"), alone) < DIGITS
