@@ -8,6 +8,7 @@ README's table, and a file per headline figure: bounds are the mean of both task
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ def main() -> int:
     if code:
         return code
     done = json.loads((lake / "information.json").read_text())
-    command = " ".join(["python tests/benchmarks/gensr_information.py", *(f"--set {each}" for each in chosen.set)])
+    command = " ".join(["python tests/benchmarks/gensr_information.py", *(f"--set {shlex.quote(each)}" for each in chosen.set)])
     told = origin(command, "simulated: model/pair_worlds.py", done["seeds"])
     arms = {arm: {name: [round(x, 4) if x == x else None for x in value] for name, value in figures.items()} for arm, figures in done["figures"].items()}
     keep("information", {**told, "core_seconds": done["core_seconds"], "verdict": done["verdict"], "arms": arms})
