@@ -13,8 +13,6 @@ from worlds import ITEMS, WORDS, checkerboard_rows, training_spec, write_lake
 
 from model import data, rank, train
 
-# What AdamW makes of last digits in 18 steps: 6e-5 on a CPU without AVX-512, below 1e-5 on others. Batches that are shared out otherwise: .017.
-DIGITS = 2e-4
 BATCH = 36  # of a process: 648 training rows are 18 whole batches, nine steps of two
 
 
@@ -50,14 +48,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     return load_file(root / "artifact/model.safetensors")
 
 
-def apart(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
-    """The largest difference of two weights of one name."""
+def alike(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> bool:
+    """To 1e-5; of each matrix one weight, or one of 10,000, to 1e-4: a unit whose input is all but zero is off for one, on for the other, and AdamW divides its gradient by itself."""
     assert some.keys() == others.keys()
-    return max(float(np.abs(weight - others[name]).max()) for name, weight in some.items())
+    apart = [np.abs(weight - others[name]) for name, weight in some.items()]
+    return all(np.quantile(each, 0.9999, method="lower") < 1e-5 and each.max() < 1e-4 for each in apart)
 
 
 def test_torchrun(tmp_path, alone) -> None:
-    assert apart(of_two(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"), alone) < DIGITS
+    assert alike(of_two(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"), alone)
 
 
 def test_pointers_are_learned_by_two(tmp_path) -> None:
@@ -73,4 +72,4 @@ def test_pointers_are_learned_by_two(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_torch_distributor(tmp_path, alone) -> None:
-    assert apart(of_two(tmp_path, "-m", "jobs.distribute", "2"), alone) < DIGITS
+    assert alike(of_two(tmp_path, "-m", "jobs.distribute", "2"), alone)
