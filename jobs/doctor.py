@@ -115,7 +115,7 @@ def machine(config: Config) -> Iterator[Finding]:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     kinds = [name for name, flag in (("AVX2", "avx2"), ("AVX-512", "avx512f"), ("bf16", "avx512_bf16"), ("AMX", "amx_bf16")) if f" {flag}" in flags]
     yield Finding("ok", f"{os.cpu_count()} cores ({', '.join(kinds) or platform.machine()})")
-    yield from roundings(config, kinds)
+    yield from without_bf16(config, kinds)
     if "AVX-512" in kinds and narrow_openblas():
         faster = "export OPENBLAS_CORETYPE=SkylakeX makes products of matrices 1.8 times as fast (measured on Zen 5)"
         yield Finding("note", "NumPy's OpenBLAS does not know this CPU and multiplies with AVX2 alone", faster)
@@ -135,7 +135,7 @@ def machine(config: Config) -> Iterator[Finding]:
         yield Finding("note", f"no GPU: training runs on the CPU, in {'bf16' if config.train.precision == 'bf16' else 'fp32'}")
 
 
-def roundings(config: Config, kinds: list[str]) -> Iterator[Finding]:
+def without_bf16(config: Config, kinds: list[str]) -> Iterator[Finding]:
     """kinds: of the CPU's instructions; none where they are not known."""
     for key in ("precision", "answer_precision"):
         if getattr(config.train, key) == "bf16" and kinds and "AVX-512" not in kinds:

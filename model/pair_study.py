@@ -77,7 +77,9 @@ class Fit:
         return torch.cat([part.losses for part in parts]).numpy(), torch.cat([part.states for part in parts]).numpy()
 
     def cosines(self) -> dict[str, float]:
-        """Of the two tasks' gradients on test requests, in the encoder: its first self-attention, and all of its blocks."""
+        """Of the two tasks' gradients on test requests, in the encoder: its first self-attention, and all of its blocks; nothing for one task alone."""
+        if self.tasks != BOTH:
+            return {}
         blocks = self.model.unified.t5.encoder.block
         groups = {"first": list(blocks[0].layer[0].SelfAttention.parameters()), "all": list(blocks.parameters())}
         first, second = (self.answered(self.asked(task).take(np.arange(32))).losses.mean() for task in range(len(TASKS)))
@@ -90,7 +92,7 @@ class Fit:
             if step % EVERY == 0 or step == 1:
                 point = {"step": float(step), "loss": loss, "contrast": contrast}
                 point |= {f"valid_{TASKS[task]}": float(self.look(task)[0].mean()) for task in self.tasks}
-                curve.append(point | {f"cosine_{name}": value for name, value in (self.cosines() if self.tasks == BOTH else {}).items()})
+                curve.append(point | {f"cosine_{name}": value for name, value in self.cosines().items()})
         return curve
 
     def figures(self) -> dict[str, float]:
@@ -123,9 +125,9 @@ def run(cell: Cell) -> tuple[dict[str, float], list[dict[str, float]]]:
     settings = Settings(steps=cell.steps * len(tasks) // len(BOTH), seed=cell.seed)
     fit = Fit(world, ARMS[cell.arm], settings, cell.size, drawing, tasks)
     curve = fit.train()
-    return fit.figures() | (mean_cosines(curve) if tasks == BOTH else {}), curve
+    return fit.figures() | mean_cosines(curve), curve
 
 
 def mean_cosines(curve: list[dict[str, Any]]) -> dict[str, float]:
     """Mean over training; the first point is left out: before a step, the answer rows are zeros, and no gradient passes them."""
-    return {name: float(np.mean([point[name] for point in curve[1:]])) for name in ("cosine_first", "cosine_all")}
+    return {name: float(np.mean([point[name] for point in curve[1:]])) for name in curve[-1] if name.startswith("cosine")}

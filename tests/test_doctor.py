@@ -109,8 +109,8 @@ def test_a_compiler_is_looked_for_where_training_wants_one(monkeypatch):
 
 @pytest.mark.parametrize(("kinds", "noted"), [(["AVX2"], 2), (["AVX2", "AVX-512"], 0), ([], 0)])
 def test_bf16_on_a_cpu_without_it_is_noted(kinds, noted):
-    found = list(doctor.roundings(load(None, ["train.precision=bf16", "train.answer_precision=bf16"]), kinds))
-    assert [finding.state for finding in found] == ["note"] * noted and list(doctor.roundings(load(None, []), kinds)) == []
+    found = list(doctor.without_bf16(load(None, ["train.precision=bf16", "train.answer_precision=bf16"]), kinds))
+    assert [finding.state for finding in found] == ["note"] * noted and list(doctor.without_bf16(load(None, []), kinds)) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

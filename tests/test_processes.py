@@ -49,7 +49,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 
 def alike(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> bool:
-    """To 1e-5; of each matrix one weight, or one of 10,000, to 1e-4: a unit whose input is all but zero is off for one, on for the other, and AdamW divides its gradient by itself."""
+    """To 1e-5; of each matrix one weight, or one of 10,000, to 1e-4: a unit whose input is all but zero is off for one and on for the other, and AdamW divides
+    its gradient by itself."""
     assert some.keys() == others.keys()
     apart = [np.abs(weight - others[name]) for name, weight in some.items()]
     return all(np.quantile(each, 0.9999, method="lower") < 1e-5 and each.max() < 1e-4 for each in apart)
